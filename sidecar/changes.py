@@ -1,0 +1,408 @@
+"""What a change asks, what it meets, and what came of it (semantics §2–§4): the words of `decide`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from sidecar.cursors import Cursor
+from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
+from sidecar.records import ChatInDB, Deleted, DraftState, MessageInCache, MessageInDB, Sealed, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The core's settings that the rule and the cache need; the core sets them on `Chats.limits` before first use. Times in seconds."""
+
+    active: int = 3
+    """Chats of a person that are kept with their messages."""
+    ttl: float = 1800.0
+    """Sliding life of a clean chat."""
+    draft_ttl: float = 1800.0
+    """Sliding life of a chat without a message."""
+    debounce: float = 2.0
+    max_debounce: float = 10.0
+    draft_chats: int = 200
+    """Chats without a message that a person may have."""
+    bytes: int = 32 * 1024 * 1024
+    """What a person may have in the cache that cannot be evicted."""
+    events_kept: int = 10_000
+    events_ttl: float = 7 * 86_400.0
+    outcomes_ttl: float = 86_400.0
+    tombstones_ttl: float = 90 * 86_400.0
+    messages_kept: int = 100
+    """The newest messages of a chat that the cache keeps; one that the store has not got yet is never dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatInCache:
+    """A chat as the cache keeps it. Title, draft and messages are sealed."""
+
+    id: ChatId
+    user: UserHash
+    key: KeyReference
+    epoch: str
+    """The epoch in which this record was made or merged with the store; of an older one it is merged again before use."""
+    created_at: datetime
+    updated_at: datetime
+    title: Sealed | None = None
+    title_version: int = 0
+    title_op: str | None = None
+    title_at: datetime | None = None
+    title_device: DeviceId | None = None
+    draft: Sealed | None = None
+    version: int = 0
+    draft_op: str | None = None
+    draft_state: DraftState = "none"
+    draft_at: datetime | None = None
+    draft_device: DeviceId | None = None
+    messages_version: int = 0
+    last_sequence: int = 0
+    last_message_timestamp: datetime | None = None
+    stored_version: int = 0
+    """The draft version that the store has."""
+    stored_title_version: int = 0
+    in_store: bool = False
+    """Whether the store is known to have a row of this chat."""
+    doomed: bool = False
+    """Its deletion was accepted and only waits for its key to be destroyed: nothing else is accepted any more."""
+    messages: tuple[MessageInCache, ...] = ()
+    """The newest, by sequence."""
+    older: bool = False
+    """Whether the store has messages that are not in `messages`."""
+
+    @property
+    def persisted(self) -> bool:
+        """Whether the chat has a message: it is more than a draft."""
+        return self.messages_version > 0
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the store lacks the draft, the title or a message that are here. A chat without a message is no matter of the store."""
+        return self.messages_version > 0 and (
+            self.version > self.stored_version
+            or self.title_version > self.stored_title_version
+            or any(message.status == "sent" for message in self.messages)
+        )
+
+    @property
+    def weight(self) -> int:
+        """Bytes that count against `Limits.bytes`."""
+        return (
+            512
+            + len(self.draft or b"")
+            + len(self.title or b"")
+            + sum(256 + len(message.content) for message in self.messages)
+        )
+
+    def in_db(self) -> ChatInDB:
+        """As the store keeps it."""
+        return ChatInDB.model_construct(
+            id=self.id,
+            hashed_user_id=self.user,
+            vault_key_reference=self.key,
+            title=self.title,
+            title_version=self.title_version,
+            title_op=self.title_op,
+            draft=self.draft,
+            version=self.version,
+            draft_op=self.draft_op,
+            draft_state=self.draft_state,
+            messages_version=self.messages_version,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            last_message_timestamp=self.last_message_timestamp,
+        )
+
+
+# -- what a change asks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PutDraft:
+    """A draft sealed for version `base_version + 1`, or None to clear it."""
+
+    content: Sealed | None
+    base_version: int
+    base_op: str | None = None
+    """None compares the number alone."""
+    has_messages: bool = False
+    """With `content` None: the client knows of a message, so the chat stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class PutTitle:
+    """A title sealed for version `base_version + 1`, or None to clear it."""
+
+    title: Sealed | None
+    base_version: int
+    base_op: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredDraft:
+    content: Sealed | None
+    state: DraftState
+    version: int
+    op: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredTitle:
+    title: Sealed | None
+    version: int
+    op: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """What a device holds after the server lost it, put back unchanged where it is higher (semantics §2)."""
+
+    draft: RestoredDraft | None
+    title: RestoredTitle | None
+    messages_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AddMessage:
+    """A message; its `sequence` is given by the rule. `draft_version` names the draft revision that it was made from."""
+
+    message: MessageInDB
+    draft_version: int | None = None
+    draft_op: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    message_id: MessageId
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteChat:
+    """The tombstone. The key was destroyed before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The store has the draft and title up to these versions, and, where named, this message (which becomes `delivered`)."""
+
+    version: int
+    title_version: int
+    message_id: MessageId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEpoch:
+    """Begins a new epoch, unless `seen` is no longer the current one (somebody else did)."""
+
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """A log entry without a change of a chat. `erased` also appends the person to the outbox."""
+
+    name: Literal["erased", "device_added", "device_revoked"]
+
+
+What = PutDraft | PutTitle | Restore | AddMessage | MessageStatus | DeleteChat | Stored | NewEpoch | Notify
+
+
+@dataclass(frozen=True, slots=True)
+class FillToken:
+    """Set before the store is read; an accepted change, an eviction or a drop of the chat removes it (semantics §7)."""
+
+    user: UserHash
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One atomic step on one chat of one person."""
+
+    user: UserHash
+    device: DeviceId | None
+    chat_id: ChatId
+    key: KeyReference
+    operation: str | None
+    """The client's operation id; None for the sidecar's own changes."""
+    digest: bytes
+    """16 bytes of the frame, to tell a repeat from another frame under the same operation id."""
+    at: datetime
+    what: What
+    connection: ConnectionId | None = None
+    token: FillToken | None = None
+    """Needed where the chat is not in the cache: proof that the store was asked and nothing happened since."""
+
+
+# -- what came of it ---------------------------------------------------------------------------------------------------
+
+ConflictReason = Literal["stale", "consumed", "deleted", "chat_deleted", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Texts that a restore or a message put out of the way, each still sealed for its own revision."""
+
+    draft: Sealed | None = None
+    draft_version: int = 0
+    draft_op: str | None = None
+    title: Sealed | None = None
+    title_version: int = 0
+    title_op: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The change took place, now or (`repeat`) the first time. Versions are those that it made, or found unchanged."""
+
+    chat_id: ChatId
+    version: int = 0
+    op: str | None = None
+    title_version: int = 0
+    title_op: str | None = None
+    messages_version: int = 0
+    at: datetime | None = None
+    created: bool = False
+    """This made the chat."""
+    repeat: bool = False
+    consumed: bool = False
+    message: MessageInCache | None = None
+    """Of AddMessage: as it is now."""
+    replaced: Replaced | None = None
+    deleted: Deleted | None = None
+    """The tombstone, of DeleteChat."""
+    doomed: bool = False
+    """Clearing this draft deletes the chat: destroy its key, then commit DeleteChat."""
+    chat: ChatInCache | None = None
+    """The record after the step."""
+    draft_lost: ConflictReason | None = None
+    """Of Restore: why the draft was not put back while the rest was taken (an equal version with another operation id, or a lower one)."""
+    cursor: Cursor | None = None
+    """Where the log stands after this step; None when nothing was appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Nothing changed. `chat` is the winner, read in the same step; a tombstone with reason `chat_deleted`."""
+
+    reason: ConflictReason
+    chat: ChatInCache | Deleted | None = None
+    repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unmerged:
+    """Nothing changed: the chat is not here (or only of an older epoch) and the token is not valid. Ask the store, then commit again."""
+
+
+@dataclass(frozen=True, slots=True)
+class OverQuota:
+    """Nothing changed: a limit per person is reached."""
+
+    what: Literal["draft_chats", "bytes"]
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Nothing changed: this operation id was used with another frame."""
+
+
+Outcome = Accepted | Conflict | Unmerged | OverQuota | Reused
+
+EntryKind = Literal["first_message", "message", "draft", "title", "deleted", "erased"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the outbox: it names the chat and the kind; what is delivered is the state at delivery."""
+
+    id: str
+    """Sorts in the order of the outbox, within its shard."""
+    user: UserHash
+    chat_id: ChatId | None
+    """None for `erased`."""
+    kind: EntryKind
+    message_id: MessageId | None
+    at: datetime
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of an operation for 24 h: ids, versions, times; never text but a sealed `replaced`."""
+
+    digest: bytes
+    at: datetime
+    chat_id: ChatId
+    accepted: bool
+    reason: ConflictReason | None = None
+    kind: Literal["draft", "title", "message", "restore", "delete"] = "draft"
+    version: int = 0
+    op: str | None = None
+    title_version: int = 0
+    title_op: str | None = None
+    messages_version: int = 0
+    message_id: MessageId | None = None
+    created: bool = False
+    consumed: bool = False
+    draft_lost: ConflictReason | None = None
+    replaced: Replaced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a person has in the cache that cannot be evicted."""
+
+    draft_chats: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that the rule looks at, read in the same atomic step."""
+
+    epoch: str
+    chat: ChatInCache | None = None
+    tombstone: Deleted | None = None
+    remembered: Remembered | None = None
+    usage: Usage = field(default_factory=Usage)
+    token_valid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewItem:
+    """A log entry to append."""
+
+    kind: Literal["added", "draft", "title", "message", "message_update", "restored", "stored", "deleted", "notice"]
+    version: int = 0
+    ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewEntry:
+    """An outbox entry to append."""
+
+    kind: EntryKind
+    message_id: MessageId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the shell has to do, all of it in one atomic step, and what it answers. None and empty mean: leave as it is."""
+
+    outcome: Outcome
+    chat: ChatInCache | None = None
+    tombstone: Deleted | None = None
+    """Put this, and drop the chat and its pending entries of other kinds."""
+    remember: Remembered | None = None
+    forget: bool = False
+    """The remembered outcome no longer holds."""
+    items: tuple[NewItem, ...] = ()
+    entries: tuple[NewEntry, ...] = ()
+    due: bool = False
+    """A draft or title changed: it is due for the store after the debounce."""
+    new_epoch: bool = False

@@ -1,0 +1,117 @@
+"""Tiptap documents as they came, and the limits on them (semantics §3)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from sidecar.errors import WireError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A Tiptap (ProseMirror) document as it came: the same JSON value, keys in order."""
+
+    raw: bytes
+    """UTF-8 JSON."""
+
+    def tree(self) -> dict[str, Any]:
+        """The document, parsed afresh at each call: nobody can change another's copy."""
+        tree: dict[str, Any] = json.loads(self.raw)
+        return tree
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentLimits:
+    """Over one of these a document is `too_large`. Depth counts JSON objects and arrays, the document itself being 1."""
+
+    max_bytes: int = 128 * 1024
+    max_depth: int = 64
+    max_nodes: int = 20_000
+
+
+def dump(value: Any) -> bytes:
+    """A parsed JSON value as compact UTF-8, keys in order; integers over 64 bits too, which orjson alone refuses."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def same(one: bytes | None, other: bytes | None) -> bool:
+    """Whether two texts are the same JSON value; the order of keys and white space do not count."""
+    if one is None or other is None or one == other:
+        return one is other or one == other
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
+def _levels(tree: Any) -> Iterator[int]:
+    # Level by level in comprehensions, which is about four times as fast as a recursive walk.
+    level = [tree]
+    while level:
+        yield sum([each.__class__ is dict for each in level])
+        level = [
+            child
+            for each in level
+            for child in (each.values() if each.__class__ is dict else each)
+            if child.__class__ is dict or child.__class__ is list
+        ]
+
+
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
+
+
+def _surely_within(raw: bytes, limits: DocumentLimits) -> bool:
+    """A cheap sufficient test on the bytes alone; False only means that the tree must be walked."""
+    nodes = raw.count(b"{")  # inside of strings too: it only makes the document look larger
+    if nodes > limits.max_nodes:
+        return False
+    if b"\\" in raw:
+        return False  # an escaped quote would break the pairing below
+    brackets = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
+    if b'"' in brackets:
+        return False  # a string with brackets in it
+    rounds = 0
+    while brackets:
+        rounds += 1  # takes the innermost level away, at most two
+        if rounds * 2 > limits.max_depth:
+            return False
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
+    return True
+
+
+def document(tree: Any, limits: DocumentLimits, path: str = "content") -> Document:
+    """The document for a parsed JSON value, within the limits.
+
+    Raises `WireError`: `bad_payload` when it is no JSON object, `too_large` (with `details.limit`) over a limit.
+    """
+    if tree.__class__ is not dict:
+        raise WireError("bad_payload", "a document is a JSON object", details={"path": f"payload.{path}"})
+    raw = dump(tree)
+    if len(raw) > limits.max_bytes:
+        raise _too_large("bytes", limits.max_bytes, path)
+    if _surely_within(raw, limits):
+        return Document(raw)
+    nodes = 0
+    for depth, found in enumerate(_levels(tree), 1):
+        nodes += found
+        if depth > limits.max_depth:
+            raise _too_large("depth", limits.max_depth, path)
+        if nodes > limits.max_nodes:
+            raise _too_large("nodes", limits.max_nodes, path)
+    return Document(raw)
+
+
+def _too_large(what: str, limit: int, path: str) -> WireError:
+    return WireError(
+        "too_large",
+        f"the document has more than {limit} {what}; shorten it",
+        details={"limit": limit, "unit": what, "path": f"payload.{path}"},
+    )
