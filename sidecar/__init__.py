@@ -1,27 +1,38 @@
 """directus-sync-sidecar: what a plugin author imports. Everything else in the package is the core's own."""
 
+from sidecar.batcher import Batcher
 from sidecar.changes import (
     Accepted,
     AddMessage,
     Change,
     ChatInCache,
     Conflict,
+    Decision,
     DeleteChat,
+    DoomChat,
     Entry,
     FillToken,
     Limits,
     MessageStatus,
+    NewEntry,
     NewEpoch,
+    NewItem,
     Notify,
     OverQuota,
     PutDraft,
     PutTitle,
+    Remembered,
+    Replaced,
     Restore,
+    RestoredDraft,
+    RestoredTitle,
     Reused,
     Stored,
     Unmerged,
+    Usage,
+    View,
 )
-from sidecar.cursors import Cursor, Events, Item
+from sidecar.cursors import BEGINNING_TAG, Cursor, Events, Item, epoch_of
 from sidecar.documents import Document
 from sidecar.errors import (
     KeyGone,
@@ -46,18 +57,23 @@ from sidecar.records import (
     MessageInDB,
     Page,
     Sealed,
+    milliseconds,
 )
+from sidecar.rule import decide
 from sidecar.slots.authenticator import Authenticator, Credential, Ended, Session
 from sidecar.slots.cache import Cache, Chats, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
+from sidecar.slots.keyed_cipher import KeyedCipher
 from sidecar.slots.store import Store
 from sidecar.version import __version__
 
 __all__ = [
+    "BEGINNING_TAG",
     "Accepted",
     "AddMessage",
     "Authenticator",
     "Author",
+    "Batcher",
     "Cache",
     "Change",
     "ChatId",
@@ -69,11 +85,13 @@ __all__ = [
     "ConnectionId",
     "Credential",
     "Cursor",
+    "Decision",
     "DeleteChat",
     "Deleted",
     "DeviceId",
     "DeviceInDB",
     "Document",
+    "DoomChat",
     "Ended",
     "Entry",
     "Events",
@@ -82,6 +100,7 @@ __all__ = [
     "Item",
     "KeyGone",
     "KeyReference",
+    "KeyedCipher",
     "Lease",
     "LeaseLost",
     "Leases",
@@ -90,7 +109,9 @@ __all__ = [
     "MessageInCache",
     "MessageInDB",
     "MessageStatus",
+    "NewEntry",
     "NewEpoch",
+    "NewItem",
     "Notify",
     "Outbox",
     "OverQuota",
@@ -99,7 +120,11 @@ __all__ = [
     "PutDraft",
     "PutTitle",
     "Refused",
+    "Remembered",
+    "Replaced",
     "Restore",
+    "RestoredDraft",
+    "RestoredTitle",
     "Reused",
     "Sealed",
     "Session",
@@ -112,7 +137,12 @@ __all__ = [
     "Undecryptable",
     "Unmerged",
     "Unstorable",
+    "Usage",
     "UserHash",
+    "View",
     "__version__",
+    "decide",
+    "epoch_of",
     "hookimpl",
+    "milliseconds",
 ]

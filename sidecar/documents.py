@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from sidecar.errors import WireError
 class Document:
     """A Tiptap (ProseMirror) document as it came: the same JSON value, keys in order."""
 
-    raw: bytes
+    raw: bytes = field(repr=False)
     """UTF-8 JSON."""
 
     def tree(self) -> dict[str, Any]:

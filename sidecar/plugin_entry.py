@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sidecar.errors import Problem
+
 SlotName = Literal["auth", "encryption", "cache", "persistence"]
 SLOTS: tuple[SlotName, ...] = ("auth", "encryption", "cache", "persistence")
 
@@ -21,7 +23,7 @@ class PluginEntry:
     """The section that it stands in; None for an entry of `plugins:`."""
     name: str = ""
     """Its position in the outbox; `persistence` for the persistence slot, else what `use` says unless given."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     timeout: float = 5.0
     """Seconds that one call of a hook may take."""
     grants: tuple[Literal["plaintext"], ...] = ()
@@ -30,6 +32,27 @@ class PluginEntry:
     line: int | None = None
     """Line of the section in the YAML file, where it came from one."""
     source: str | None = None
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Lines of single keys, by their path below the section (`options.url`), where they are known."""
+
+    @property
+    def known_as(self) -> str:
+        """The name in effect. A slot's short `use` counts in full (`auth.directus`): two slots may use plugins of one name."""
+        if self.slot == "persistence":
+            return "persistence"
+        if self.slot is not None and self.name in ("", self.use) and not {".", ":"} & set(self.use):
+            return f"{self.slot}.{self.use}"
+        return self.name or self.use
+
+    def problem(self, message: str, remedy: str, at: str = "") -> Problem:
+        """A problem of this section, or of the key `at` below it (`options.url`), with the nearest line that is known."""
+        line, key = self.line, at
+        while key:
+            if key in self.lines:
+                line = self.lines[key]
+                break
+            key = key.rpartition(".")[0]
+        return Problem(f"{self.path}.{at}" if at else self.path, message, remedy, line, self.source)
 
 
 @dataclass(frozen=True, slots=True)

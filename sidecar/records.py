@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import Field as ModelField
 
 from sidecar.ids import ChatId, DeviceId, KeyReference, MessageId, UserHash
 
@@ -46,7 +47,7 @@ class Record(BaseModel):
 
 
 class MessageBase(Record):
-    content: Any
+    content: Any = ModelField(repr=False)
     """A Tiptap document (a string with an end-to-end cipher); null when it does not open."""
     sender_name: str | None
 
@@ -63,8 +64,8 @@ class MessageResponse(MessageBase):
 
 
 class ChatBase(Record):
-    title: str | None = None
-    draft: Any = None
+    title: str | None = ModelField(default=None, repr=False)
+    draft: Any = ModelField(default=None, repr=False)
     version: int = 0
 
 

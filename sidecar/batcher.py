@@ -1,0 +1,95 @@
+"""Calls that wait at the same moment leave together: a database transaction, a pipeline, a batch request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class Batcher(Generic[Q, A]):
+    """Turns single calls into batches: an author writes single calls, the wire sees batches.
+
+    The first call leaves with all that were made in the same turn of the event loop. While a batch is under way further
+    calls gather, and leave together when it came back: one batch at a time, so a later call never overtakes an
+    earlier one. Who wants several batches at once makes several batchers. There is no task while nothing waits.
+
+    A caller that is cancelled before its question left is not asked for at all; afterwards the question takes its
+    course and its answer is dropped. Neither touches the other callers. Belongs to one event loop.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], *, most: int = 100) -> None:
+        """`send` gets 1 to `most` questions, oldest first, and returns as many answers in the same order.
+
+        An answer that is an exception is raised for that caller alone; one that `send` raises is raised for every
+        caller of that batch. A different number of answers is a `RuntimeError` for all of them, since nobody could
+        say whose they are.
+        """
+        if most < 1:
+            raise ValueError(f"a batch has room for at least one question, not {most}")
+        self._send = send
+        self._most = most
+        self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, question: Q) -> A:
+        """The answer to this question."""
+        answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, answer))
+        if self._task is None:
+            self._start()
+        return await answer
+
+    def _start(self) -> None:
+        # An empty context: the task serves many callers, and the first one's context (its log fields) is not theirs.
+        task = asyncio.get_running_loop().create_task(self._run(), context=contextvars.Context())
+        self._task = task
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if task.cancelled():  # the loop is being shut down; nobody will answer those who still wait
+            while self._waiting:
+                self._waiting.popleft()[1].cancel()
+        elif self._waiting:  # they came between the last look at the queue and this call
+            self._start()
+
+    async def _run(self) -> None:
+        while batch := self._next():
+            answers: Sequence[A | Exception]
+            try:
+                answers = await self._send([question for question, _ in batch])
+                if len(answers) != len(batch):
+                    raise RuntimeError(f"{len(batch)} questions were sent and {len(answers)} answers came back")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the callers
+                answers = [error] * len(batch)
+            except asyncio.CancelledError:
+                for _, future in batch:
+                    future.cancel()
+                raise
+            for (_, future), answer in zip(batch, answers, strict=True):
+                _settle(future, answer)
+
+    def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
+        batch: list[tuple[Q, asyncio.Future[A]]] = []
+        while self._waiting and len(batch) < self._most:
+            question, future = self._waiting.popleft()
+            if not future.done():  # a cancelled caller's question does not leave any more
+                batch.append((question, future))
+        return batch
+
+
+def _settle(future: asyncio.Future[A], answer: A | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(answer, StopIteration):  # which no future can carry
+        future.set_exception(RuntimeError("the answer was a StopIteration"))
+    elif isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -1,0 +1,185 @@
+"""Chats as the use cases find them: in the cache, else in the store, merged where both know something (semantics §6–§8).
+
+`load` brings chats into the cache for use; `peek` looks without installing anything, as a sync does. A chat whose deletion
+was begun and not finished is finished by whoever meets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from sidecar.changes import Accepted, Change, ChatInCache, DeleteChat, FillToken, Outcome, Unmerged, What
+from sidecar.errors import KeyGone, Unavailable
+from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, UserHash
+from sidecar.merge import merge
+from sidecar.parts import Caller, Parts
+from sidecar.records import Deleted, MessageInDB, Page
+
+_TRIES = 6  # each try lost a race against an accepted change of the same chat
+
+Found = ChatInCache | Deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    chats: Mapping[ChatId, Found]
+    """Absent: neither cache nor store knows the chat."""
+    token: FillToken | None
+    """Proof, for `Change.token`, that the store was asked about the absent ones."""
+
+
+async def load(
+    parts: Parts, user: UserHash, ids: Sequence[ChatId], *, use: bool = False, trust_new: bool = False
+) -> Loaded:
+    """These chats, brought into the cache with their newest messages.
+
+    `trust_new`: the client says that the chat is new, which is believed while the store cannot be asked.
+    Raises `Unavailable` when cache or store cannot be asked.
+    """
+    cache = parts.cache.chats
+    here = await _present(parts, user, ids, use=use)
+    wanted = [chat_id for chat_id in ids if chat_id not in here]
+    if not wanted:
+        return Loaded(here, None)
+    token = await cache.prepare(user, wanted)
+    epoch = (await cache.events(user, None, 0)).head.epoch
+    cached = await cache.read(user, wanted)  # again, under the token: something may have come in between
+    try:
+        rows = await parts.store.known(user, wanted)
+        pages = await asyncio.gather(*(_newest(parts, user, chat_id) for chat_id in rows))
+    except Unavailable:
+        if not trust_new or cached:
+            raise
+        rows, pages = {}, []
+    newest = dict(zip(rows, pages, strict=True))
+    fills: list[ChatInCache | Deleted] = []
+    for chat_id in wanted:
+        record = cached.get(chat_id)
+        if isinstance(record, Deleted):
+            here[chat_id] = record
+            continue
+        merged = merge(record, rows.get(chat_id), epoch, newest.get(chat_id))
+        if merged is not None:
+            here[chat_id] = merged
+            fills.append(merged)
+    if fills:
+        await cache.fill(user, fills, token)
+        if use:
+            await cache.read(user, [chat.id for chat in fills if isinstance(chat, ChatInCache)], use=True)
+    return Loaded(here, token)
+
+
+async def _newest(parts: Parts, user: UserHash, chat_id: ChatId) -> Page[MessageInDB]:
+    return await parts.store.messages(user, chat_id, None, parts.settings.cache.messages_kept)
+
+
+async def _present(parts: Parts, user: UserHash, ids: Sequence[ChatId], *, use: bool = False) -> dict[ChatId, Found]:
+    """What the cache has of the present epoch; unfinished deletions are finished."""
+    cache = parts.cache.chats
+    epoch = (await cache.events(user, None, 0)).head.epoch
+    here: dict[ChatId, Found] = {}
+    for chat_id, record in (await cache.read(user, ids, use=use)).items():
+        if isinstance(record, ChatInCache):
+            if record.doomed:
+                record = await bury(parts, user, chat_id, record.key)
+            elif record.epoch != epoch:
+                continue
+        here[chat_id] = record
+    return here
+
+
+async def peek(parts: Parts, user: UserHash, ids: Sequence[ChatId]) -> dict[ChatId, Found]:
+    """These chats without their older messages, nothing installed; absent: neither cache nor store knows the chat."""
+    here = await _present(parts, user, ids)
+    wanted = [chat_id for chat_id in ids if chat_id not in here]
+    if wanted:
+        epoch = (await parts.cache.chats.events(user, None, 0)).head.epoch
+        cached = await parts.cache.chats.read(user, wanted)
+        rows = await parts.store.known(user, wanted)
+        for chat_id in wanted:
+            record = cached.get(chat_id)
+            if isinstance(record, Deleted):
+                here[chat_id] = record
+                continue
+            merged = merge(record, rows.get(chat_id), epoch)
+            if merged is not None:
+                here[chat_id] = merged
+    return here
+
+
+async def commit(parts: Parts, change: Change, *, trust_new: bool = False) -> Outcome:
+    """One change. Where the chat is not in the cache the store is asked and the change tried again."""
+    for _ in range(_TRIES):
+        outcome = await parts.cache.chats.commit(change)
+        if not isinstance(outcome, Unmerged):
+            return outcome
+        loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new)
+        change = replace(change, token=loaded.token)
+    raise Unavailable("cache", "the chat changed too often meanwhile", retry_after=0.2)
+
+
+async def key_of(
+    parts: Parts, user: UserHash, chat_id: ChatId, *, trust_new: bool = False
+) -> KeyReference | Deleted | None:
+    """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows."""
+    key = parts.references.get(user, chat_id)
+    if key is not None:
+        return key
+    found = (await load(parts, user, [chat_id], use=True, trust_new=trust_new)).chats.get(chat_id)
+    if isinstance(found, ChatInCache):
+        parts.references.keep(user, chat_id, found.key)
+        return found.key
+    return found
+
+
+async def begin(parts: Parts, user: UserHash, chat_id: ChatId) -> KeyReference | Deleted:
+    """The key of a chat that begins now, made if need be; a tombstone where its key was destroyed before."""
+    try:
+        key = await parts.cipher.begin(user, chat_id)
+    except KeyGone:
+        return await _tombstone(parts, user, chat_id, None)
+    parts.references.keep(user, chat_id, key)
+    return key
+
+
+async def bury(
+    parts: Parts, user: UserHash, chat_id: ChatId, key: KeyReference | None, caller: Caller | None = None
+) -> Deleted:
+    """Ends a chat: its key is destroyed and marked, then the tombstone is written. Again is the same.
+
+    `key` None: it is not known; one is made if there is none, since only a destroyed key leaves a mark.
+    """
+    parts.references.drop(user, chat_id)
+    try:
+        await parts.cipher.destroy(key if key is not None else await parts.cipher.begin(user, chat_id))
+    except KeyGone:
+        pass  # destroyed before: only the tombstone is missing
+    return await _tombstone(parts, user, chat_id, caller)
+
+
+async def _tombstone(parts: Parts, user: UserHash, chat_id: ChatId, caller: Caller | None) -> Deleted:
+    change = own_change(parts, user, chat_id, DeleteChat(), caller)
+    outcome = await parts.cache.chats.commit(change)
+    if not isinstance(outcome, Accepted) or outcome.deleted is None:
+        raise AssertionError("a deletion is always accepted")
+    parts.references.drop(user, chat_id)
+    return outcome.deleted
+
+
+def own_change(parts: Parts, user: UserHash, chat_id: ChatId, what: What, caller: Caller | None = None) -> Change:
+    """A change that the sidecar makes itself, or the last step of one that a client asked for."""
+    device: DeviceId | None = caller.device if caller is not None else None
+    connection: ConnectionId | None = caller.connection if caller is not None else None
+    return Change(
+        user=user,
+        device=device,
+        chat_id=chat_id,
+        key=KeyReference(""),
+        operation=None,
+        digest=b"",
+        at=parts.now(),
+        what=what,
+        connection=connection,
+    )

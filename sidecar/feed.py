@@ -1,0 +1,183 @@
+"""The feed: what happens in a person's log reaches that person's connections, in its order (semantics §6).
+
+Notices only wake a feed; the log is the truth. One pump per person runs while there is something to tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from sidecar.answers import encode
+from sidecar.connections import Connection, Registry
+from sidecar.cursors import Cursor
+from sidecar.errors import SidecarError, Unavailable
+from sidecar.events import event_frames
+from sidecar.ids import UserHash
+from sidecar.parts import Parts
+
+ERASED = 4401
+_AT_ONCE = 200
+_LOOK_SECONDS = 2.0
+"""How often the end and epoch of every open person's log are looked at, notice or not."""
+
+log = structlog.get_logger("sidecar.feed")
+
+
+def spawn(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+    """A task that is kept until it is done; it starts at once where the interpreter can do that."""
+    if sys.version_info >= (3, 12):
+        task = asyncio.Task(coroutine, loop=asyncio.get_running_loop(), eager_start=True)
+        if task.done():
+            return
+    else:
+        task = asyncio.get_running_loop().create_task(coroutine)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
+class Feed:
+    """The events of one person on this process."""
+
+    __slots__ = ("_again", "_connections", "_parts", "_pumping", "_user", "head")
+
+    def __init__(self, parts: Parts, user: UserHash, head: Cursor, connections: Callable[[], list[Connection]]) -> None:
+        self._parts = parts
+        self._user = user
+        self.head = head
+        self._connections = connections
+        self._pumping = False
+        self._again = False
+
+    def poke(self, tasks: set[asyncio.Task[None]]) -> None:
+        """Something may have happened."""
+        if self._pumping:
+            self._again = True
+        else:
+            self._pumping = True
+            spawn(self._pump(), tasks)
+
+    async def _pump(self) -> None:
+        trouble = 0
+        try:
+            while True:
+                self._again = False
+                try:
+                    more = await self._step()
+                    trouble = 0
+                except Unavailable as error:
+                    trouble += 1
+                    if trouble > 5:
+                        # Cache, store or keys are away: the next look goes on from the same place.
+                        log.warning("feed_waits", part=error.part)
+                        return
+                    await asyncio.sleep(0.1 * 2**trouble)
+                    continue
+                if not more and not self._again:
+                    return
+        except SidecarError as error:
+            log.error("feed_failed", error=type(error).__name__)
+            self._tell("gap")
+        finally:
+            self._pumping = False
+
+    async def _step(self) -> bool:
+        """Passes on the next stretch of the log; False at its end."""
+        events = await self._parts.cache.chats.events(self._user, self.head, _AT_ONCE)
+        if events.lost is not None:
+            self.head = events.head
+            self._tell(events.lost)
+            return False
+        if not events.items:
+            return False
+        epoch = events.head.epoch
+        frames = await event_frames(self._parts, self._user, epoch, events.items)
+        connections = self._connections()
+        sent = 0
+        for item, frame in zip(events.items, frames, strict=True):
+            cursor = Cursor(epoch, item.offset, item.tag)
+            for connection in connections:
+                own = item.connection is not None and item.connection == connection.id
+                connection.pass_by(cursor, None if own else frame)
+                if item.kind == "notice" and item.ref == "erased":
+                    connection.close(ERASED, "this person was erased")
+                sent += frame is not None and not own
+            self.head = cursor
+        if sent:
+            self._parts.metrics.events.inc(sent)
+        return len(events.items) == _AT_ONCE
+
+    def _tell(self, reason: str) -> None:
+        """The log cannot be followed from here: everybody compares what they hold."""
+        self._parts.metrics.resyncs.labels(reason).inc()
+        frame = encode("resync_required", {"reason": reason})
+        for connection in self._connections():
+            connection.release_all()
+            if connection.paused and connection.position.epoch == self.head.epoch:
+                continue  # it is being synced to this very epoch
+            connection.send(frame)
+            connection.position = self.head
+
+
+class Feeds:
+    """All feeds of this process. An async context manager: it follows the cache's notices and looks at the logs itself."""
+
+    def __init__(self, parts: Parts, registry: Registry) -> None:
+        self._parts = parts
+        self._registry = registry
+        self._feeds: dict[UserHash, Feed] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._followers: list[asyncio.Task[None]] = []
+        self.on_growth: Callable[[], None] = lambda: None
+        """Called when any person's log grew: the outbox may have work."""
+
+    async def __aenter__(self) -> Feeds:
+        self._followers = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = [*self._followers, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def join(self, user: UserHash) -> Cursor:
+        """The place from which a new connection of this person hears events."""
+        feed = self._feeds.get(user)
+        if feed is None:
+            head = (await self._parts.cache.chats.events(user, None, 0)).head
+            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, lambda: self._registry.of(user)))
+        return feed.head
+
+    def leave(self, user: UserHash) -> None:
+        """The person's last connection on this process is gone."""
+        self._feeds.pop(user, None)
+
+    def poke(self, user: UserHash) -> None:
+        """This person's log may have grown."""
+        feed = self._feeds.get(user)
+        if feed is not None:
+            feed.poke(self._tasks)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                async for user in self._parts.cache.chats.watch():
+                    self.poke(user)
+                    self.on_growth()
+            except Unavailable as error:
+                log.warning("notices_stopped", part=error.part)
+            # The log is looked at meanwhile, so nothing is missed but time (lesson L46).
+            await asyncio.sleep(1.0)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            for number, user in enumerate(list(self._feeds)):
+                self.poke(user)
+                if number % 100 == 99:
+                    await asyncio.sleep(0)

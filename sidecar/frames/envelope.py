@@ -1,0 +1,36 @@
+"""What stands around every payload."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from sidecar.frames.values import FrameId, Payload
+
+
+class WebSocketMessage(Payload):
+    """One frame of either direction: one JSON object in one text frame."""
+
+    type: str
+    id: FrameId | None = Field(
+        default=None, description="Client frames; required on all but `ping`. On a mutation the operation id."
+    )
+    re: FrameId | None = Field(
+        default=None, description="Server frames: the `id` that this answers. Without it the frame is an event."
+    )
+    payload: dict[str, Any] = Field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientFrame:
+    """A client frame that fits its model. Its repr shows nothing that a person wrote."""
+
+    type: str
+    id: str | None
+    """The operation id of a mutation; None only on a `ping`."""
+    payload: Payload
+    """An instance of `CLIENT_FRAMES[type].payload`."""
+    digest: bytes
+    """16 bytes of type and payload; white space and the order of keys do not count."""

@@ -1,0 +1,134 @@
+"""Records as clients get them: opened, with what does not open named in `undecryptable` (protocol *Records*)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from sidecar.changes import ChatInCache, Replaced
+from sidecar.errors import Undecryptable
+from sidecar.ids import KeyReference
+from sidecar.parts import Parts
+from sidecar.records import MessageInCache, rfc3339
+from sidecar.texts import open_draft, open_draft_of, open_message, open_title, open_title_of
+
+_TAIL = 200  # bytes of a message's frame besides its content, rounded up
+
+
+def durability(chat: ChatInCache) -> str:
+    """`stored` when the store has everything of this chat."""
+    return "stored" if chat.in_store and not chat.dirty else "cached"
+
+
+def fragment(raw: bytes | None) -> orjson.Fragment | None:
+    """An opened text to stand in a payload as it is."""
+    return orjson.Fragment(raw) if raw is not None else None
+
+
+async def chat_response(
+    parts: Parts,
+    chat: ChatInCache,
+    *,
+    draft: bool = True,
+    title: bool = True,
+    messages: Sequence[MessageInCache] | None = None,
+    more: bool = False,
+    budget: int | None = None,
+) -> dict[str, Any]:
+    """A `ChatResponse`. What is not asked for is absent.
+
+    `messages` (by sequence, the newest last) are cut from the oldest to fit into `budget` bytes; `more` says whether there
+    are older ones besides. `messages_version` goes with them, or with a whole record.
+    Raises `KeyGone` and `Unavailable`.
+    """
+    bad: list[str] = []
+    response: dict[str, Any] = {"id": chat.id}
+    if title:
+        try:
+            response["title"] = await open_title(parts, chat)
+        except (Undecryptable, UnicodeDecodeError):
+            response["title"] = None
+            bad.append("title")
+        response["title_version"] = chat.title_version
+        response["title_op"] = chat.title_op
+    if draft:
+        try:
+            raw = await open_draft(parts, chat)
+        except Undecryptable:
+            raw = None
+            bad.append("draft")
+        response["draft"] = fragment(raw)
+        response["version"] = chat.version
+        response["draft_op"] = chat.draft_op
+        response["draft_state"] = chat.draft_state
+        if budget is not None and raw is not None:
+            budget -= len(raw)
+    if (draft and title) or messages is not None:
+        response["messages_version"] = chat.messages_version
+    response["created_at"] = rfc3339(chat.created_at)
+    response["updated_at"] = rfc3339(chat.updated_at)
+    last = chat.last_message_timestamp
+    response["last_message_timestamp"] = rfc3339(last) if last is not None else None
+    response["persisted"] = chat.persisted
+    response["durability"] = durability(chat)
+    if messages is not None:
+        opened: list[dict[str, Any]] = []
+        for message in reversed(messages):
+            if budget is not None:
+                budget -= len(message.content) + _TAIL + len(message.sender_name or "")
+                if budget < 0:
+                    more = True
+                    break
+            opened.append(await message_response(parts, chat.key, message, bad))
+        opened.reverse()
+        response["messages"] = opened
+        response["has_more_messages"] = more
+    for field in bad:
+        if field in ("title", "draft"):
+            parts.metrics.undecryptable.labels(field).inc()
+    response["undecryptable"] = bad
+    return response
+
+
+async def message_response(
+    parts: Parts, key: KeyReference, message: MessageInCache, bad: list[str] | None = None
+) -> dict[str, Any]:
+    """A `MessageResponse`; a content that does not open is null and its id goes into `bad`."""
+    content: orjson.Fragment | None = None
+    try:
+        content = fragment(await open_message(parts, key, message))
+    except Undecryptable:
+        parts.metrics.undecryptable.labels("message").inc()
+        if bad is not None:
+            bad.append(message.id)
+    return {
+        "id": message.id,
+        "chat_id": message.chat_id,
+        "client_message_id": message.client_message_id,
+        "role": message.role,
+        "sender_name": message.sender_name,
+        "content": content,
+        "status": message.status,
+        "sequence": message.sequence,
+        "created_at": rfc3339(message.created_at),
+    }
+
+
+async def replaced_texts(parts: Parts, chat: ChatInCache, replaced: Replaced | None) -> dict[str, Any] | None:
+    """`replaced` of an answer: the texts that had to give way, with their revisions."""
+    if replaced is None:
+        return None
+    texts: dict[str, Any] = {}
+    if replaced.draft is not None:
+        raw = await open_draft_of(parts, chat, replaced.draft, replaced.draft_version)
+        texts["draft"] = {
+            "content": fragment(raw),
+            "version": replaced.draft_version,
+            "op": replaced.draft_op,
+        }
+    if replaced.title is not None:
+        text = await open_title_of(parts, chat, replaced.title, replaced.title_version)
+        texts["title"] = {"title": text, "version": replaced.title_version, "op": replaced.title_op}
+    return texts or None

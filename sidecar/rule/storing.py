@@ -1,0 +1,99 @@
+"""The end of a chat, and the sidecar's own changes: what the store has, how a message fares (semantics §4, §5, §8)."""
+
+from __future__ import annotations
+
+from sidecar.changes import (
+    Accepted,
+    Change,
+    ChatInCache,
+    Conflict,
+    Decision,
+    MessageStatus,
+    NewEntry,
+    NewItem,
+    Remembered,
+    Stored,
+    View,
+)
+from sidecar.records import Deleted, Status
+
+_UNDELIVERED = ("sent", "error")
+
+
+def doom_chat(view: View, change: Change) -> Decision:
+    """The chat is to be deleted, whatever is or is not here; again is the same."""
+    if view.tombstone is not None:
+        return Decision(Accepted(change.chat_id, deleted=view.tombstone, repeat=True))
+    remember = None
+    if change.operation is not None:
+        remember = Remembered(change.digest, change.at, change.chat_id, True, kind="delete")
+    return Decision(
+        Accepted(change.chat_id, at=change.at, doomed=True, chat=view.chat),
+        chat=view.chat.having(doomed=True) if view.chat is not None and not view.chat.doomed else None,
+        remember=remember,
+    )
+
+
+def delete_chat(view: View, change: Change) -> Decision:
+    """The tombstone."""
+    if view.tombstone is not None:
+        return Decision(Accepted(change.chat_id, deleted=view.tombstone, repeat=True))
+    tombstone = Deleted(change.user, change.chat_id, change.at)
+    return Decision(
+        Accepted(change.chat_id, at=change.at, deleted=tombstone),
+        tombstone=tombstone,
+        items=(NewItem("deleted"),),
+        entries=(NewEntry("deleted"),),
+    )
+
+
+def set_status(chat: ChatInCache | None, what: MessageStatus) -> Decision:
+    """A message's status, and the next `messages_version`."""
+    if chat is None:
+        return Decision(Conflict("missing"))
+    after = _with_status(chat, what.message_id, what.status)
+    if after is None:
+        return Decision(Accepted(chat.id, messages_version=chat.messages_version, repeat=True, chat=chat))
+    return Decision(
+        Accepted(chat.id, messages_version=after.messages_version, chat=after),
+        chat=after,
+        items=(NewItem("message_update", after.messages_version, what.message_id),),
+    )
+
+
+def mark_stored(chat: ChatInCache | None, what: Stored) -> Decision:
+    """The store has draft and title up to these versions; the message named is `delivered`."""
+    if chat is None:
+        return Decision(Conflict("missing"))
+    after = chat
+    items: list[NewItem] = []
+    if what.message_id is not None:
+        changed = _with_status(chat, what.message_id, "delivered")
+        if changed is not None:
+            after = changed
+            items.append(NewItem("message_update", after.messages_version, what.message_id))
+    version = max(chat.stored_version, min(what.version, chat.version))
+    title_version = max(chat.stored_title_version, min(what.title_version, chat.title_version))
+    if version > chat.stored_version or title_version > chat.stored_title_version:
+        items.append(NewItem("stored", version))
+    if items or not chat.in_store:
+        after = after.having(stored_version=version, stored_title_version=title_version, in_store=True)
+    return Decision(
+        Accepted(chat.id, messages_version=after.messages_version, chat=after),
+        chat=after if after is not chat else None,
+        items=tuple(items),
+    )
+
+
+def _with_status(chat: ChatInCache, message_id: str, status: Status) -> ChatInCache | None:
+    """The chat with that message's status changed, or None if there is nothing to change."""
+    place = next((place for place, each in enumerate(chat.messages) if each.id == message_id), None)
+    if place is None or chat.messages[place].status == status:
+        return None
+    message = chat.messages[place]
+    changed = message.model_copy(update={"status": status})
+    return chat.having(
+        messages=(*chat.messages[:place], changed, *chat.messages[place + 1 :]),
+        undelivered=chat.undelivered + (status in _UNDELIVERED) - (message.status in _UNDELIVERED),
+        messages_version=chat.messages_version + 1,
+    )

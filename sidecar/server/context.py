@@ -1,0 +1,55 @@
+"""What the server files share: the parts, the connections, the settings of the door. One owner opens it: `running`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sidecar.config import Config
+from sidecar.connections import Registry
+from sidecar.feed import Feeds
+from sidecar.ids import UserHash
+from sidecar.outbox import OutboxWorker
+from sidecar.parts import Parts
+from sidecar.plugins import Plugins
+from sidecar.server.handshake import Doorkeeper
+from sidecar.slots.authenticator import Session
+from sidecar.watchdog import Watchdog
+
+
+@dataclass(eq=False)
+class OpenSession:
+    """The session of one connection, and when it is looked at next (loop time, seconds)."""
+
+    session: Session
+    next_check: float
+    warned: bool = False
+
+
+@dataclass
+class Context:
+    config: Config
+    parts: Parts
+    plugins: Plugins
+    registry: Registry
+    feeds: Feeds
+    worker: OutboxWorker
+    watchdog: Watchdog
+    door: Doorkeeper
+    digest_key: bytes
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    addresses: Counter[str] = field(default_factory=Counter)
+    """Open sockets by what limits count by, from before the upgrade on."""
+    sessions: dict[str, OpenSession] = field(default_factory=dict)
+    """By connection id."""
+    stopping: bool = False
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Keeps a task until it is done."""
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def users_sessions(self, user: UserHash) -> list[OpenSession]:
+        """The sessions of a person's connections here."""
+        return [self.sessions[c.id] for c in self.registry.of(user) if c.id in self.sessions]

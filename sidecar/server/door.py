@@ -1,0 +1,130 @@
+"""`GET /ws`: the checks before the upgrade, then the socket's whole life."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from sidecar.errors import Unavailable
+from sidecar.ids import UserHash
+from sidecar.server.context import Context
+from sidecar.server.handshake import Refusal
+from sidecar.server.opening import Closed, Opening
+from sidecar.server.peers import client_address, limiter_key
+from sidecar.server.socket import Socket
+from sidecar.server.wire import WebSocketWire
+from sidecar.slots.cache import Lease
+
+log = structlog.get_logger("sidecar.server")
+
+
+def refused(context: Context, refusal: Refusal) -> web.Response:
+    """The answer to a request that does not come in; the connection ends with it (threats T26)."""
+    context.parts.metrics.refused.labels(refusal.reason).inc()
+    headers = {"Connection": "close"}
+    if refusal.status == 503:
+        headers["Retry-After"] = "5"
+    response = web.Response(status=refusal.status, text=refusal.message + "\n", headers=headers)
+    response.force_close()
+    return response
+
+
+def peer_of(context: Context, request: web.Request) -> tuple[str, str]:
+    """The client's address, and what limits count it by."""
+    peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+    own = peer[0] if isinstance(peer, tuple) else ""
+    address = client_address(own, request.headers.getall("X-Forwarded-For", []), context.config.server.trusted_proxies)
+    return str(address) if address is not None else own, limiter_key(address)
+
+
+def look(context: Context, request: web.Request) -> Refusal | None:
+    """What is wrong with the request, if anything: Host, Origin, query, body, method of the upgrade."""
+    door = context.door
+    cookie = context.config.server.cookie
+    return (
+        door.check_host(request.headers.getall("Host", []))
+        or door.check_query(request.query)
+        or door.check_origin(
+            request.headers.getall("Origin", []), request.host, cookie is not None and cookie in request.cookies
+        )
+        or (Refusal(400, "body", "an upgrade has no body") if request.can_read_body else None)
+        or (
+            Refusal(426, "upgrade", "this is a WebSocket (RFC 6455): connect with ws:// or wss://")
+            if request.headers.get("Upgrade", "").strip().lower() != "websocket"
+            else None
+        )
+    )
+
+
+async def serve_socket(context: Context, request: web.Request) -> web.StreamResponse:
+    """Accepts, opens and serves one socket."""
+    refusal = look(context, request)
+    if refusal is None and context.stopping:
+        refusal = Refusal(503, "stopping", "the server is stopping; try again")
+    if refusal is not None:
+        return refused(context, refusal)
+    peer, key = peer_of(context, request)
+    if context.addresses[key] >= context.config.limits.connections_per_address:
+        return refused(context, Refusal(429, "address", "too many connections from this address"))
+    context.addresses[key] += 1
+    try:
+        return await _serve(context, request, peer)
+    finally:
+        context.addresses[key] -= 1
+        if context.addresses[key] <= 0:
+            del context.addresses[key]
+
+
+async def _serve(context: Context, request: web.Request, peer: str) -> web.StreamResponse:
+    ws = web.WebSocketResponse(
+        compress=False, autoping=False, max_msg_size=context.config.limits.max_frame, decode_text=False, timeout=5.0
+    )
+    try:
+        await ws.prepare(request)
+    except (web.HTTPException, ConnectionError):
+        return refused(context, Refusal(400, "handshake", "this is no WebSocket handshake (RFC 6455)"))
+    wire = WebSocketWire(ws, request.transport, context.keep)
+    metrics = context.parts.metrics
+    try:
+        connection, lease = await Opening(context, ws, wire, request, peer).ready()
+    except Closed:
+        await _end(ws)
+        return ws
+    metrics.opened.inc()
+    metrics.connections.inc()
+    try:
+        await Socket(context, connection, ws, request).serve()
+    except ConnectionError:
+        pass  # the reader is gone, which is how most sockets end
+    finally:
+        connection.closed = True
+        metrics.connections.dec()
+        code = ws.close_code
+        metrics.closed.labels(str(code) if code is not None and 1000 <= code < 5000 else "none").inc()
+        context.sessions.pop(connection.id, None)
+        last = context.registry.remove(connection)
+        await _leave(context, connection.user, lease, last=last)
+    await _end(ws)
+    return ws
+
+
+async def _end(ws: web.WebSocketResponse) -> None:
+    try:
+        async with asyncio.timeout(5.0):
+            await ws.close()
+    except (TimeoutError, ConnectionError, RuntimeError):
+        pass
+
+
+async def _leave(context: Context, user: UserHash, lease: Lease, *, last: bool) -> None:
+    try:
+        await context.parts.cache.leases.leave(lease)
+        if last:
+            context.feeds.leave(user)
+            # A person who leaves the last device here may go on at another: what is due later is due now.
+            await context.parts.cache.outbox.hurry(user)
+            context.worker.wake()
+    except Unavailable:
+        pass  # leases end by themselves, and drafts become due by themselves

@@ -1,0 +1,143 @@
+"""For operators: `/livez`, `/readyz`, `/metrics`, `/version`, `/asyncapi.json` (protocol *HTTP beside it*)."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from sidecar.errors import SidecarError
+from sidecar.frames import asyncapi
+from sidecar.ids import UserHash
+from sidecar.server.context import Context
+from sidecar.server.door import peer_of, refused
+from sidecar.server.handshake import Refusal
+from sidecar.server.peers import is_loopback
+from sidecar.version import __version__
+
+_ASKED_AGAIN = 1.0
+"""Seconds for which an answer is good: whoever asks more often asks no part (threats T51)."""
+_BLOCKED = 5.0
+_NOBODY = UserHash("0" * 64)
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>directus-sync-sidecar</title>
+<style>body{{font:16px/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem;color:#1c1b22}}
+code{{background:#f0f0f4;padding:.1em .35em;border-radius:4px}}a{{color:#4b3fd1}}li{{margin:.3rem 0}}</style>
+<h1>directus-sync-sidecar {version}</h1>
+<p>It runs. Clients connect to <code>{url}</code>; in the embedded configuration the token <code>dev:alice</code> signs in as alice.</p>
+<ul><li><a href="/readyz">/readyz</a>: each part and its state</li>
+<li><a href="/livez">/livez</a>, <a href="/version">/version</a>, <a href="/metrics">/metrics</a></li>
+<li><a href="/asyncapi.json">/asyncapi.json</a>: the wire protocol (AsyncAPI 3)</li></ul>
+<p>To see two devices at work: <code>python examples/two_devices.py</code></p></html>
+"""
+
+
+class Health:
+    """The routes, and the last answer of the parts."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._asked = 0.0
+        self._answer: tuple[bool, dict[str, Any]] = (False, {})
+        self._asking = asyncio.Lock()
+        self._asyncapi = orjson.dumps(asyncapi.document())
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/", self.page),
+            web.get("/livez", self.livez),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics),
+            web.get("/version", self.version),
+            web.get("/asyncapi.json", self.asyncapi),
+        ]
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        # Names alone are checked: health probes come by address, from anywhere, and see nothing of anybody.
+        refusal = self._context.door.check_host(request.headers.getall("Host", []))
+        if refusal is not None and is_loopback(peer_of(self._context, request)[0]):
+            return refused(self._context, refusal)
+        return None
+
+    async def page(self, request: web.Request) -> web.Response:
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        scheme = "wss" if request.secure else "ws"
+        text = _PAGE.format(version=__version__, url=f"{scheme}://{request.host}/ws")
+        return web.Response(text=text, content_type="text/html")
+
+    async def livez(self, _: web.Request) -> web.Response:
+        """200 while the loop answers; a loop that was blocked for long says so when it comes back."""
+        blocked = self._context.watchdog.loop_blocked_for()
+        body = {"status": "ok" if blocked < _BLOCKED else "blocked", "loop_blocked_seconds": round(blocked, 3)}
+        return _json(body, 200 if blocked < _BLOCKED else 503)
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """200 when every part can serve, else 503; the body names each part and its state."""
+        async with self._asking:
+            if time.monotonic() - self._asked >= _ASKED_AGAIN:
+                self._answer = await self._ask()
+                self._asked = time.monotonic()
+        ready, parts = self._answer
+        stopping = self._context.stopping
+        status = "stopping" if stopping else "ready" if ready else "not ready"
+        return _json({"status": status, "parts": parts}, 200 if ready and not stopping else 503)
+
+    async def _ask(self) -> tuple[bool, dict[str, Any]]:
+        parts: dict[str, Any] = {}
+        ready = True
+        states: Mapping[str, object] = await self._context.plugins.state()
+        for name, state in states.items():
+            if isinstance(state, SidecarError):
+                parts[name] = {"state": "failed", "reason": type(state).__name__}
+            else:
+                parts[name] = {"state": "ok", **({"detail": state} if state is not None else {})}
+        slots = self._context.parts
+        checks = {
+            "cache": slots.cache.chats.events(_NOBODY, None, 0),
+            "persistence": slots.store.known(_NOBODY, []),
+        }
+        for name, check in checks.items():
+            try:
+                async with asyncio.timeout(2.0):
+                    await check
+            except (TimeoutError, SidecarError) as error:
+                ready = False
+                parts[name] = {"state": "unavailable", "reason": type(error).__name__}
+        return ready, parts
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Prometheus text. On the sockets' own port for loopback callers only, unless `server.metrics_port` is set."""
+        peer = request.transport.get_extra_info("peername") if request.transport is not None else None
+        own = peer[0] if isinstance(peer, tuple) else ""
+        separate = self._context.config.server.metrics_port is not None
+        if separate or not is_loopback(own) or "X-Forwarded-For" in request.headers:
+            return refused(
+                self._context, Refusal(403, "metrics", "set server.metrics_port to read metrics from elsewhere")
+            )
+        return self.metrics_response()
+
+    def metrics_response(self) -> web.Response:
+        body = generate_latest(self._context.parts.metrics.registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def version(self, _: web.Request) -> web.Response:
+        return _json({"name": "directus-sync-sidecar", "version": __version__, "python": platform.python_version()})
+
+    async def asyncapi(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._asyncapi, content_type="application/json")
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS, default=str),
+        status=status,
+        content_type="application/json",
+    )

@@ -1,0 +1,140 @@
+"""What has to be looked at from time to time for every open connection: life signs, sessions, leases. One task, not one each."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from sidecar.answers import encode
+from sidecar.connections import Connection
+from sidecar.errors import SidecarError, Unauthenticated, Unavailable
+from sidecar.ids import hash_user
+from sidecar.records import rfc3339
+from sidecar.server.context import Context
+from sidecar.server.opening import LEASE_SECONDS, RECHECK_SECONDS
+
+_TICK_SECONDS = 1.0
+_WARN_SECONDS = 30.0
+"""Before its end a session is announced (`session_expiring`)."""
+_SILENT_PINGS = 2.3
+"""Ping intervals without any sign of life after which a socket is dead."""
+
+log = structlog.get_logger("sidecar.server")
+
+
+async def keep_house(context: Context) -> None:
+    """Runs for good."""
+    loop = asyncio.get_running_loop()
+    renewed = loop.time()
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        now = loop.time()
+        for number, connection in enumerate(context.registry):
+            _look_at(context, connection, now)
+            if number % 500 == 499:
+                await asyncio.sleep(0)
+        if now - renewed >= LEASE_SECONDS / 3:
+            renewed = now
+            await _renew(context)
+        _gauges(context)
+
+
+def _look_at(context: Context, connection: Connection, now: float) -> None:
+    silent = now - connection.last_heard
+    interval = context.config.server.ping_interval
+    if silent > interval * _SILENT_PINGS:
+        connection.close(1001, "no sign of life")
+        return
+    if silent > interval:
+        connection.ping()
+    held = context.sessions.get(connection.id)
+    if held is None:
+        return
+    expires = held.session.expires_at
+    if expires is not None:
+        left = (expires - context.parts.now()).total_seconds()
+        if left <= 0:
+            end(context, connection, "the session has expired")
+            return
+        if left <= _WARN_SECONDS and not held.warned:
+            held.warned = True
+            connection.send(encode("session_expiring", {"expiresAt": rfc3339(expires)}))
+    if now >= held.next_check:
+        held.next_check = now + RECHECK_SECONDS
+        context.keep(asyncio.create_task(_recheck(context, connection)))
+
+
+async def _recheck(context: Context, connection: Connection) -> None:
+    held = context.sessions.get(connection.id)
+    if held is None:
+        return
+    try:
+        async with asyncio.timeout(10.0):
+            await context.parts.auth.recheck(held.session)
+    except Unauthenticated:
+        end(context, connection, "the session is over")
+    except (TimeoutError, SidecarError):
+        log.warning("recheck_failed", connection=connection.id)  # asked again in a minute
+
+
+def end(context: Context, connection: Connection, reason: str) -> None:
+    """Closes a connection whose session is over; the client may come back with a fresh token."""
+    context.parts.metrics.errors.labels("unauthenticated").inc()
+    payload = {"code": "unauthenticated", "message": f"{reason}; sign in again", "retryable": False}
+    connection.send(encode("error", payload))
+    connection.close(4401, reason)
+
+
+async def _renew(context: Context) -> None:
+    for connection in context.registry:
+        try:
+            await context.parts.cache.leases.take(
+                f"connections:{connection.user}",
+                connection.id,
+                LEASE_SECONDS,
+                context.config.limits.connections_per_user,
+            )
+        except Unavailable:
+            return
+
+
+async def follow_ended(context: Context) -> None:
+    """Closes the sockets of sessions that ended elsewhere, as the authenticator hears of them. Runs for good."""
+    while True:
+        try:
+            async for ended in context.parts.auth.ended():
+                user = hash_user(ended.user_id, context.config.pepper)
+                for connection in context.registry.of(user):
+                    held = context.sessions.get(connection.id)
+                    if held is not None and ended.session_id in (None, held.session.session_id):
+                        end(context, connection, "the session was ended")
+            return  # this authenticator reports none
+        except SidecarError as error:
+            log.warning("ended_sessions_stopped", error=type(error).__name__)
+            await asyncio.sleep(1.0)
+
+
+async def follow_store(context: Context) -> None:
+    """Drops cached copies of what was edited in the store by others. Runs for good."""
+    while True:
+        try:
+            async for user, chat_id in context.parts.store.changed():
+                await context.parts.cache.chats.drop(user, [chat_id] if chat_id is not None else [])
+            return  # this store reports none
+        except SidecarError as error:
+            log.warning("store_changes_stopped", error=type(error).__name__)
+            await asyncio.sleep(1.0)
+
+
+def _gauges(context: Context) -> None:
+    metrics = context.parts.metrics
+    metrics.blocked.set(context.watchdog.loop_blocked_for())
+    for (plugin, hook), count in context.plugins.counts().items():
+        metrics.hooks.labels(plugin, hook, "calls").set(count.calls)
+        metrics.hooks.labels(plugin, hook, "failures").set(count.failures)
+        metrics.hooks.labels(plugin, hook, "timeouts").set(count.timeouts)
+    for name in ("hits", "misses"):
+        value = getattr(context.parts.cipher, name, None)
+        if isinstance(value, int):
+            metrics.keys.labels(name).set(value)

@@ -1,0 +1,189 @@
+"""The sidecar's life: everything is opened here in order, and left in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from sidecar.config import Config
+from sidecar.connections import Registry
+from sidecar.feed import Feeds
+from sidecar.metrics import Metrics
+from sidecar.opening_parts import open_parts
+from sidecar.outbox import OutboxWorker
+from sidecar.server.context import Context
+from sidecar.server.door import serve_socket
+from sidecar.server.handshake import Doorkeeper
+from sidecar.server.health import Health
+from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
+from sidecar.server.listening import Handshakes, bind
+from sidecar.server.operators import operators_socket
+from sidecar.watchdog import Watchdog
+
+log = structlog.get_logger("sidecar.server")
+
+
+def run(config: Config, ready: Callable[[str], None]) -> int:
+    """Serves until SIGTERM or SIGINT and returns the exit status. `ready` is called with the URL once sockets are accepted.
+
+    Raises `ConfigError` and `StartRefused`.
+    """
+    _no_core_dumps()
+    if sys.platform == "win32":
+        return asyncio.run(_serve(config, ready))
+    import uvloop  # noqa: PLC0415  # not to be had on Windows
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, ready))
+
+
+def _no_core_dumps() -> None:
+    """A dump of this process would hold keys and texts (threats T37). CPython cannot promise to wipe them."""
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ValueError, OSError):
+        log.warning("core_dumps_stay_on")
+
+
+async def _serve(config: Config, ready: Callable[[str], None]) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(config) as server:
+        ready(server.url)
+        await stop.wait()
+        log.info("stopping", connections=len(server.context.registry))
+        await server.drain()
+    return 0
+
+
+class Server:
+    """A sidecar that serves."""
+
+    def __init__(self, context: Context, url: str, stop_accepting: Callable[[], None]) -> None:
+        self.context = context
+        self.url = url
+        """`http://host:port`."""
+        self._stop_accepting = stop_accepting
+
+    async def drain(self) -> None:
+        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and lets what is due go out."""
+        context = self.context
+        context.stopping = True
+        self._stop_accepting()
+        connections = list(context.registry)
+        pause = context.config.server.drain / max(1, len(connections))
+        for number, connection in enumerate(connections):
+            connection.close(1012, "the server restarts; reconnect")
+            if number + 1 < len(connections):
+                await asyncio.sleep(min(pause, 0.5))
+        try:
+            async with asyncio.timeout(5.0):
+                await context.registry.empty()
+        except TimeoutError:
+            log.warning("connections_left", connections=len(context.registry))
+        await context.worker.flush(5.0)
+
+
+@asynccontextmanager
+async def serving(config: Config) -> AsyncIterator[Server]:
+    """Everything opened, and sockets accepted."""
+    async with AsyncExitStack() as stack:
+        listener = bind(config.server.host, config.server.port)
+        stack.callback(listener.close)
+        metrics = Metrics()
+        plugins, parts = await stack.enter_async_context(open_parts(config, metrics))
+        watchdog = await stack.enter_async_context(Watchdog(plugins.files))
+        registry = Registry()
+        feeds = await stack.enter_async_context(Feeds(parts, registry))
+        holder = f"{os.getpid()}-{secrets.token_hex(6)}"
+        worker = await stack.enter_async_context(OutboxWorker(parts, plugins.listeners, holder))
+        feeds.on_growth = worker.wake
+        context = Context(
+            config=config,
+            parts=parts,
+            plugins=plugins,
+            registry=registry,
+            feeds=feeds,
+            worker=worker,
+            watchdog=watchdog,
+            door=Doorkeeper(config.server.host, config.server.hosts, config.server.origins, config.server.cookie),
+            digest_key=hashlib.sha256((config.pepper or "").encode()).digest(),
+        )
+        for follower in (keep_house(context), follow_ended(context), follow_store(context)):
+            task = asyncio.create_task(follower)
+            stack.push_async_callback(_cancel, task)
+        await stack.enter_async_context(operators_socket(context))
+        stop_accepting = await _listen(context, stack, listener)
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        gc.collect()
+        gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
+        try:
+            yield Server(context, f"http://{shown}:{port}", stop_accepting)
+        finally:
+            for task in list(context.tasks):
+                task.cancel()
+            await asyncio.gather(*context.tasks, return_exceptions=True)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _listen(context: Context, stack: AsyncExitStack, listener: socket.socket) -> Callable[[], None]:
+    health = Health(context)
+    handshakes = Handshakes()
+
+    @web.middleware
+    async def arrived(request: web.Request, handler: Handler) -> web.StreamResponse:
+        handshakes.arrived(request)
+        response = await handler(request)
+        if not isinstance(response, web.WebSocketResponse):
+            response.force_close()  # one request a connection: there is nothing to smuggle into (threats T26)
+        return response
+
+    async def socket_route(request: web.Request) -> web.StreamResponse:
+        return await serve_socket(context, request)
+
+    app = web.Application(client_max_size=64 * 1024, middlewares=[arrived])
+    app.add_routes([web.get("/ws", socket_route, allow_head=False), *health.routes()])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=15.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    if runner.server is None:
+        raise AssertionError("a runner that was set up has its server")
+    handshakes.make = runner.server
+    server = await asyncio.get_running_loop().create_server(handshakes, sock=listener)
+    stack.callback(server.close)
+    port = context.config.server.metrics_port
+    if port is not None:
+        await _listen_for_metrics(context, stack, health, port)
+    return server.close
+
+
+async def _listen_for_metrics(context: Context, stack: AsyncExitStack, health: Health, port: int) -> None:
+    async def metrics(_: web.Request) -> web.Response:
+        return health.metrics_response()
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, bind(context.config.server.host, port)).start()

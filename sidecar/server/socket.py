@@ -1,0 +1,249 @@
+"""One socket from `ready` to its end: frames in, each with its answer (protocol).
+
+Frames of one chat are answered one after the other; those of different chats do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import replace
+
+import structlog
+from aiohttp import WSMessage, WSMsgType, web
+
+from sidecar.answers import Answer, encode, error_payload
+from sidecar.connections import Connection
+from sidecar.errors import Unauthenticated, WireError
+from sidecar.feed import spawn
+from sidecar.frames.client import Auth, AuthRefresh, Empty, SyncRequest
+from sidecar.frames.envelope import ClientFrame
+from sidecar.frames.errors import FrameError
+from sidecar.frames.reading import read
+from sidecar.ids import hash_user
+from sidecar.records import rfc3339
+from sidecar.server.context import Context
+from sidecar.server.dispatch import answer, lane_of
+from sidecar.server.faults import wire_error
+from sidecar.server.limits import COSTS, Bucket
+from sidecar.server.opening import RECHECK_SECONDS
+from sidecar.slots.authenticator import Credential
+from sidecar.sync import answer_sync
+
+_FRAME_SECONDS = 30.0
+"""No frame is worked on for longer; the slots have shorter deadlines of their own."""
+_IN_FLIGHT = 64
+"""Frames of one socket at once; beyond that nothing is read from it."""
+_DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
+
+log = structlog.get_logger("sidecar.server")
+
+
+class Socket:
+    """The frames of one connection."""
+
+    __slots__ = (
+        "_bucket",
+        "_connection",
+        "_context",
+        "_in_flight",
+        "_lanes",
+        "_request",
+        "_room",
+        "_sync",
+        "_sync_re",
+        "_tasks",
+        "_ws",
+    )
+
+    def __init__(
+        self, context: Context, connection: Connection, ws: web.WebSocketResponse, request: web.Request
+    ) -> None:
+        self._context = context
+        self._connection = connection
+        self._ws = ws
+        self._request = request
+        limits = context.config.limits
+        now = time.monotonic()
+        self._bucket = Bucket(float(limits.frames_per_second), float(limits.burst), float(limits.burst), now)
+        self._lanes: dict[str, deque[ClientFrame]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._room: asyncio.Event | None = None
+        self._sync: asyncio.Task[None] | None = None
+        self._sync_re: str | None = None
+
+    async def serve(self) -> None:
+        """Returns when the socket is closed. What is under way is finished: an accepted change is not undone by a lost socket."""
+        try:
+            while not self._connection.closed:
+                message = await self._ws.receive()
+                if message.type not in _DATA and not await self._control(message):
+                    return
+                self._connection.last_heard = asyncio.get_running_loop().time()
+                if message.type in _DATA:
+                    self._take(message)
+                if self._in_flight >= _IN_FLIGHT:
+                    self._room = asyncio.Event()
+                    await self._room.wait()
+        finally:
+            if self._sync is not None:
+                self._sync.cancel()
+            if self._tasks:
+                await asyncio.wait(list(self._tasks), timeout=_FRAME_SECONDS)
+
+    async def _control(self, message: WSMessage) -> bool:
+        if message.type is WSMsgType.PING:
+            try:
+                await self._ws.pong(message.data)
+            except ConnectionError:
+                return False
+            return True
+        return message.type is WSMsgType.PONG
+
+    def _take(self, message: WSMessage) -> None:
+        """One data frame: refused here, answered here, or put into its lane."""
+        try:
+            if message.type is WSMsgType.BINARY:
+                self._limit("")
+                raise FrameError("bad_frame", "frames are text, not binary")
+            try:
+                frame = read(message.data, self._context.config.drafts.max_depth, self._context.digest_key)
+            except FrameError:
+                self._limit("")
+                raise
+            self._limit(frame.type, frame.id)
+        except WireError as error:
+            self._error(error, getattr(error, "re", None))
+            return
+        self._context.parts.metrics.frames.labels(frame.type).inc()
+        payload = frame.payload
+        if isinstance(payload, Empty) and frame.type == "ping":
+            self._connection.send(encode("pong", {"serverTime": rfc3339(self._context.parts.now())}, frame.id))
+        elif isinstance(payload, Auth):
+            self._error(WireError("bad_payload", "already signed in; for a fresh token send `auth_refresh`"), frame.id)
+        elif isinstance(payload, SyncRequest):
+            self._start_sync(frame, payload)
+        else:
+            self._queue(frame)
+
+    def _limit(self, type_: str, re: str | None = None) -> None:
+        seconds = self._bucket.take(COSTS.get(type_, 1.0), time.monotonic())
+        if seconds:
+            if self._bucket.flooded:
+                self._connection.close(4429, "too many frames")
+            error = FrameError("rate_limited", "too many frames; send it again later", re=re)
+            error.retryable = True
+            error.retry_after_ms = max(1, round(seconds * 1000))
+            raise error
+
+    # -- lanes ---------------------------------------------------------------------------------------------------------
+
+    def _queue(self, frame: ClientFrame) -> None:
+        lane = lane_of(frame)
+        self._in_flight += 1
+        waiting = self._lanes.get(lane)
+        if waiting is not None:
+            waiting.append(frame)
+            return
+        self._lanes[lane] = deque((frame,))
+        spawn(self._work(lane), self._tasks)
+
+    async def _work(self, lane: str) -> None:
+        waiting = self._lanes[lane]
+        try:
+            while waiting:
+                frame = waiting[0]
+                await self._answer(frame)
+                waiting.popleft()
+                self._in_flight -= 1
+                if self._room is not None and self._in_flight < _IN_FLIGHT:
+                    self._room.set()
+        finally:
+            self._in_flight -= len(waiting)
+            del self._lanes[lane]
+
+    async def _answer(self, frame: ClientFrame) -> None:
+        started = time.perf_counter()
+        parts = self._context.parts
+        try:
+            async with asyncio.timeout(_FRAME_SECONDS):
+                if isinstance(frame.payload, AuthRefresh):
+                    result = await self._refresh(frame.payload)
+                else:
+                    result = await answer(parts, self._connection, frame)
+        except Exception as error:  # noqa: BLE001  # every failure becomes a frame
+            self._error(wire_error(error, frame.type), frame.id)
+            return
+        if result.cursor is not None:
+            result.payload["cursor"] = str(result.cursor)
+        elif frame.type not in ("messages_request", "chats_request", "set_active_chat", "auth_refresh"):
+            result.payload["cursor"] = str(self._connection.position)
+        if "conflict" in result.type:
+            self._log_conflict(result)
+        self._connection.answer(encode(result.type, result.payload, frame.id), result.cursor)
+        if result.cursor is not None:
+            self._context.feeds.poke(self._connection.user)
+        parts.metrics.handled.observe(time.perf_counter() - started)
+
+    def _log_conflict(self, result: Answer) -> None:
+        payload = result.payload
+        version = payload.get("version", payload.get("titleVersion"))
+        log.info("refused", type=result.type, chat=payload["chatId"], version=version, reason=payload["reason"])
+
+    def _error(self, error: WireError, re: str | None) -> None:
+        self._context.parts.metrics.errors.labels(error.code).inc()
+        self._connection.send(encode("error", error_payload(error), re))
+        if error.close is not None:
+            self._connection.close(error.close, error.message)
+
+    async def _refresh(self, payload: AuthRefresh) -> Answer:
+        """A fresh token for the same person; the socket lives on without a gap."""
+        context, connection = self._context, self._connection
+        open_session = context.sessions[connection.id]
+        headers = self._request.headers
+        credential = Credential(
+            token=payload.token,
+            from_cookie=False,
+            peer=self._request.remote or "",
+            host=self._request.host.lower(),
+            forwarded=any(name in headers for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded")),
+            user_agent=headers.get("User-Agent", "")[:512],
+        )
+        session = await context.parts.auth.sign_in(credential)
+        if hash_user(session.user_id, context.config.pepper) != connection.user:
+            raise Unauthenticated("the token is another person's")
+        now = asyncio.get_running_loop().time()
+        open_session.session, open_session.next_check, open_session.warned = session, now + RECHECK_SECONDS, False
+        connection.caller = replace(connection.caller, name=session.name)
+        expires = session.expires_at
+        return Answer("auth_refreshed", {"sessionExpiresAt": rfc3339(expires) if expires is not None else None})
+
+    # -- sync ----------------------------------------------------------------------------------------------------------
+
+    def _start_sync(self, frame: ClientFrame, payload: SyncRequest) -> None:
+        if self._sync is not None and not self._sync.done():
+            # One at a time: the newer question is the one that the client still has.
+            self._sync.cancel()
+            superseded = WireError("unavailable", "a newer sync_request took its place", details={"part": "server"})
+            self._error(superseded, self._sync_re)
+        self._sync_re = frame.id
+        self._sync = asyncio.create_task(self._run_sync(frame, payload, self._sync))
+        self._tasks.add(self._sync)
+        self._sync.add_done_callback(self._tasks.discard)
+
+    async def _run_sync(self, frame: ClientFrame, payload: SyncRequest, before: asyncio.Task[None] | None) -> None:
+        connection = self._connection
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            async for part in answer_sync(self._context.parts, connection.caller, payload):
+                if part.position is not None:
+                    connection.pause(part.position)
+                await connection.send_waiting(encode(part.answer.type, part.answer.payload, frame.id))
+        except Exception as error:  # noqa: BLE001  # every failure becomes a frame
+            self._error(wire_error(error, frame.type), frame.id)
+        finally:
+            connection.resume()
+            self._context.feeds.poke(connection.user)

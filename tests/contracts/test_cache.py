@@ -1,0 +1,52 @@
+"""Every built-in cache passes the contract of its slot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from plugins.cache.memory import Memory
+from sidecar.plugin_entry import Surroundings
+from sidecar.slots.cache import Cache
+from sidecar.testing.cache import CacheContract
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestMemory(CacheContract):
+    """The memory cache with its journal."""
+
+    journal = True
+
+    @pytest_asyncio.fixture
+    async def cache(self, tmp_path: Path) -> AsyncIterator[Cache]:
+        self._clock = _Clock()
+        options = Memory.Options(journal=self.journal)
+        self._plugin = Memory(options, Surroundings(tmp_path, "127.0.0.1"), clock=self._clock)
+        async with self._plugin:
+            yield await self._plugin.provide_cache()
+
+    async def travel(self, seconds: float) -> None:
+        self._clock.now += seconds
+
+    async def break_backend(self) -> None:
+        await self._plugin.__aexit__(None, None, None)
+
+
+class TestMemoryWithoutJournal(TestMemory):
+    """The same without a file."""
+
+    journal = False
+
+    @pytest.fixture(autouse=True)
+    def _no_files(self, tmp_path: Path, cache: Cache) -> None:
+        assert list(tmp_path.iterdir()) == []

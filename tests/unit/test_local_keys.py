@@ -1,0 +1,285 @@
+"""`encryption.local` on a disk: what outlives a restart, what leaves the file, and what several processes make of one file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from plugins.encryption import durable
+from plugins.encryption.keyrecords import HEADER_BYTES, scan
+from plugins.encryption.local import Local
+from sidecar import (
+    ChatId,
+    KeyGone,
+    KeyReference,
+    Sealed,
+    Surroundings,
+    Unavailable,
+    Undecryptable,
+)
+from tests.unit.local_keys import (
+    TEXT,
+    USER,
+    body_of,
+    chat,
+    contents,
+    field,
+    listed,
+    opened,
+    opens,
+    overwrite,
+    seal,
+    started,
+)
+
+# -- the life of a file ------------------------------------------------------------------------------------------------
+
+
+async def test_keys_and_marks_outlive_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cipher:
+        kept, gone = await seal(cipher, 1), await seal(cipher, 2)
+        await cipher.rotate(kept[0])
+        newer = await cipher.seal(kept[0], field(chat(1)), TEXT)
+        await cipher.destroy(gone[0])
+        marks = await cipher.destroyed(USER, [chat(1), chat(2)])
+    async with opened(tmp_path) as cipher:
+        assert await opens(cipher, 1, *kept)
+        assert await opens(cipher, 1, kept[0], newer)
+        assert await cipher.destroyed(USER, [chat(1), chat(2)]) == marks
+        assert set(marks) == {chat(2)}
+        with pytest.raises(KeyGone):
+            await cipher.begin(USER, chat(2))
+        assert cipher.counts() == (1, 1)
+
+
+async def test_files_are_the_owners_alone_and_hold_no_plain_key(tmp_path: Path) -> None:
+    old = os.umask(0)  # so that only what the plugin asks for counts
+    try:
+        async with opened(tmp_path) as cipher:
+            key, _ = await seal(cipher, 1)
+            secrets = await cipher.read_key(key)
+    finally:
+        os.umask(old)
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", "keys.lock", "master.key"}
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600, path.name
+    stored = (tmp_path / "keys").read_bytes()
+    assert secrets[1] not in stored
+    assert USER.encode() not in stored
+    assert chat(1).encode() not in stored
+
+
+async def test_state_says_what_is_there(tmp_path: Path) -> None:
+    plugin = Local(Local.Options(path=Path("elsewhere")), Surroundings(data_dir=tmp_path, host="127.0.0.1"))
+    async with plugin:
+        cipher = await plugin.provide_encryption()
+        await cipher.begin(USER, chat(1))
+        await cipher.destroy(await cipher.begin(USER, chat(2)))
+        assert plugin.state() == {"keys": 1, "destroyed": 1}
+        assert (tmp_path / "elsewhere").exists()
+
+
+async def test_t36_no_text_of_a_client_reaches_a_path_or_a_reference(tmp_path: Path) -> None:
+    """T36: hostile chat ids are bytes to a hash; no file but the known ones appears, inside or outside of the folder."""
+    inside = tmp_path / "data"
+    inside.mkdir()
+    hostile = [
+        "../../x",
+        "..",
+        "/etc/x",
+        "a/b",
+        "{}",
+        "{x}*",
+        "a\r\nb",
+        "a\0b",
+        "%2e%2e%2f",
+        "keys",
+        "x" * 500,
+        "😀",
+        " ",
+    ]
+    async with opened(inside) as cipher:
+        keys = [await cipher.begin(USER, ChatId(each)) for each in hostile]
+        known = {(key, chat_id) for key, _, chat_id in await listed(cipher)}
+    assert len(set(keys)) == len(hostile)
+    assert all(re.fullmatch(r"local:[0-9a-f]{64}", key) for key in keys)
+    assert known == set(zip(keys, hostile, strict=True))
+    assert {path.name for path in inside.iterdir()} == {"keys", "keys.lock", "master.key"}
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    async with opened(inside) as cipher:
+        with pytest.raises(ValueError, match="characters"):
+            await cipher.begin(USER, ChatId("x" * 2000))
+
+
+async def test_s60_an_unknown_reference_makes_no_key(tmp_path: Path) -> None:
+    """S60: another machine's reference, another cipher's, nonsense: nothing is sealed, nothing is written."""
+    async with opened(tmp_path) as cipher:
+        _, sealed = await seal(cipher, 1)
+        before = contents(tmp_path)
+        for reference in ("local:" + "0" * 64, "local:../x", "vault:x", ""):
+            with pytest.raises(Unavailable):
+                await cipher.seal(KeyReference(reference), field(chat(1)), TEXT)
+            with pytest.raises(Undecryptable):
+                await cipher.open(KeyReference(reference), field(chat(1)), sealed)
+            with pytest.raises(Undecryptable):
+                await cipher.rotate(KeyReference(reference))
+        assert contents(tmp_path) == before
+
+
+async def test_s60_a_key_file_that_is_away_is_not_made_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cipher:
+        key, sealed = await seal(cipher, 1)
+        cipher.drop_cached()
+        (tmp_path / "keys").rename(tmp_path / "away")
+        with pytest.raises(Unavailable):
+            await cipher.begin(USER, chat(2))
+        with pytest.raises(Unavailable):
+            await cipher.open(key, field(chat(1)), sealed)
+        assert not (tmp_path / "keys").exists()
+        (tmp_path / "away").rename(tmp_path / "keys")
+        assert await opens(cipher, 1, key, sealed)
+
+
+# -- destruction -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_destroyed_key_leaves_the_file(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cipher:
+        key, _ = await seal(cipher, 1)
+        await cipher.rotate(key)
+        bodies = [body_of(tmp_path, number) for number in (0, 1)]
+        await cipher.destroy(key)
+    stored = (tmp_path / "keys").read_bytes()
+    for at, body in bodies:
+        assert body not in stored
+        assert not any(stored[at : at + len(body)])
+
+
+@pytest.mark.parametrize("still_there", [1.0, 0.5])
+async def test_a_destruction_that_was_interrupted_is_finished_at_the_next_start(
+    tmp_path: Path, still_there: float
+) -> None:
+    """A kill between the mark and the overwriting, or in the middle of the overwriting."""
+    async with opened(tmp_path) as cipher:
+        key, _ = await seal(cipher, 1)
+        other = await seal(cipher, 2)
+        at, body = body_of(tmp_path, 0)
+        await cipher.destroy(key)
+    overwrite(tmp_path / "keys", at, body[: int(len(body) * still_there)])
+    async with opened(tmp_path) as cipher:
+        assert not any(body_of(tmp_path, 0)[1])
+        with pytest.raises(KeyGone):
+            await cipher.begin(USER, chat(1))
+        assert await opens(cipher, 2, *other)
+
+
+async def test_a_forgotten_chat_leaves_no_trace_after_the_next_start(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cipher:
+        key, _ = await seal(cipher, 1)
+        other = await seal(cipher, 2)
+        await cipher.destroy(key)
+        await cipher.forget(key)
+        assert not await cipher.destroyed(USER, [chat(1)])
+    async with opened(tmp_path) as cipher:
+        assert bytes.fromhex(key.removeprefix("local:")) not in (tmp_path / "keys").read_bytes()
+        assert await opens(cipher, 2, *other)
+        assert cipher.counts() == (1, 0)
+
+
+async def test_a_file_that_is_mostly_dead_is_written_anew_under_a_running_process(tmp_path: Path) -> None:
+    async with opened(tmp_path) as cipher:
+        kept = await seal(cipher, "kept")
+        keys = await asyncio.gather(*(cipher.begin(USER, chat(number)) for number in range(500)))
+        await asyncio.gather(*map(cipher.destroy, keys))
+        before = (tmp_path / "keys").stat().st_size
+        async with opened(tmp_path) as second:
+            assert (tmp_path / "keys").stat().st_size < before / 2
+            assert second.counts() == cipher.counts() == (1, 500)
+            for each in (second, cipher):
+                each.drop_cached()
+                assert await opens(each, "kept", *kept)
+                assert len(await each.destroyed(USER, [chat(number) for number in range(500)])) == 500
+                with pytest.raises(KeyGone):
+                    await each.begin(USER, chat(7))
+            new = await seal(cipher, "new")
+            assert await opens(second, "new", *new)
+        assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+RACING = """
+import asyncio, json, sys
+from pathlib import Path
+from tests.unit.local_keys import USER, chat, opened, seal
+
+async def main():
+    made = []
+    async with opened(Path(sys.argv[1])) as cipher:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for start in range(0, 2000, 50):
+            made += await asyncio.gather(*(seal(cipher, number) for number in range(start, start + 50)))
+    print(json.dumps([[key, sealed.hex()] for key, sealed in made]), flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_t35_s61_processes_that_race_to_begin_get_one_key(tmp_path: Path) -> None:
+    """T35, S61: 2,000 races between 4 processes: one key each, and every value that any of them sealed opens."""
+    racing = [started(RACING, tmp_path) for _ in range(4)]
+    try:
+        for process in racing:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in racing:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate) for process in racing))
+    finally:
+        for process in racing:
+            process.kill()
+            process.wait()
+    async with opened(tmp_path) as cipher:
+        assert cipher.counts() == (2000, 0)
+        for output, _ in outputs:
+            for number, (key, sealed) in enumerate(json.loads(output)):
+                assert await opens(cipher, number, KeyReference(key), Sealed(bytes.fromhex(sealed)))
+    records, _ = scan((tmp_path / "keys").read_bytes()[HEADER_BYTES:], HEADER_BYTES)
+    assert len(records) == 2000
+
+
+async def test_s63_another_process_rotates_and_destroys(tmp_path: Path) -> None:
+    async with opened(tmp_path) as one, opened(tmp_path) as other:
+        key, old = await seal(one, 1)
+        await other.rotate(key)
+        newer = await other.seal(key, field(chat(1)), TEXT)
+        assert newer[2:6] > old[2:6]
+        assert await opens(one, 1, key, newer)
+        assert await opens(one, 1, key, old)
+        await other.destroy(key)
+        assert set(await one.destroyed(USER, [chat(1)])) == {chat(1)}
+        with pytest.raises(KeyGone):  # although the key was in memory: what is seen to be destroyed is dropped
+            await one.seal(key, field(chat(1)), TEXT)
+
+
+async def test_a_process_that_holds_the_lock_for_good_makes_the_others_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_LOCK_DEADLINE", 0.05)
+    async with opened(tmp_path) as cipher:
+        known = await seal(cipher, 1)
+        cipher.drop_cached()
+        with durable.locked(tmp_path / "keys.lock"):
+            with pytest.raises(Unavailable, match="another process"):
+                await cipher.begin(USER, chat(2))
+            assert await opens(cipher, 1, *known)
+        await cipher.begin(USER, chat(2))
