@@ -7,7 +7,7 @@ was begun and not finished is finished by whoever meets it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sidecar.changes import Accepted, Change, ChatInCache, DeleteChat, FillToken, Outcome, Unmerged, What
@@ -54,6 +54,7 @@ async def load(
             raise
         rows, pages = {}, []
     newest = dict(zip(rows, pages, strict=True))
+    marked = await _marked(parts, user, wanted, cached)
     fills: list[ChatInCache | Deleted] = []
     for chat_id in wanted:
         record = cached.get(chat_id)
@@ -61,7 +62,9 @@ async def load(
             here[chat_id] = record
             continue
         merged = merge(record, rows.get(chat_id), epoch, newest.get(chat_id))
-        if merged is not None:
+        if chat_id in marked:
+            here[chat_id] = await _tombstone(parts, user, chat_id, None)
+        elif merged is not None:
             here[chat_id] = merged
             fills.append(merged)
     if fills:
@@ -98,15 +101,26 @@ async def peek(parts: Parts, user: UserHash, ids: Sequence[ChatId]) -> dict[Chat
         epoch = (await parts.cache.chats.events(user, None, 0)).head.epoch
         cached = await parts.cache.chats.read(user, wanted)
         rows = await parts.store.known(user, wanted)
+        marked = await _marked(parts, user, wanted, cached)
         for chat_id in wanted:
             record = cached.get(chat_id)
             if isinstance(record, Deleted):
                 here[chat_id] = record
                 continue
             merged = merge(record, rows.get(chat_id), epoch)
-            if merged is not None:
+            if chat_id in marked:
+                here[chat_id] = await _tombstone(parts, user, chat_id, None)
+            elif merged is not None:
                 here[chat_id] = merged
     return here
+
+
+async def _marked(
+    parts: Parts, user: UserHash, wanted: Sequence[ChatId], cached: Mapping[ChatId, Found]
+) -> Collection[ChatId]:
+    """Those whose key was destroyed: deleted, whatever the store still has and though the tombstone was lost (semantics §8)."""
+    unsure = [chat_id for chat_id in wanted if not isinstance(cached.get(chat_id), Deleted)]
+    return await parts.cipher.destroyed(user, unsure) if unsure else ()
 
 
 async def commit(parts: Parts, change: Change, *, trust_new: bool = False) -> Outcome:

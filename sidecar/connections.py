@@ -44,6 +44,7 @@ class Connection:
         "_buffer",
         "_buffered",
         "_held",
+        "_held_bytes",
         "_limit",
         "_queue",
         "_queued",
@@ -65,10 +66,12 @@ class Connection:
         self.last_heard = 0.0
         self._wire = wire
         self._limit = limit
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes] | None = None
+        # The deques are made when something waits: most sockets are idle, and an empty one has 600 bytes.
         self._queued = 0
         self._writer: asyncio.Task[None] | None = None
-        self._held: deque[tuple[Cursor, bytes]] = deque()
+        self._held: deque[tuple[Cursor, bytes]] | None = None
+        self._held_bytes = 0
         self._buffer: list[tuple[Cursor, bytes | None]] | None = None
         self._buffered = 0
 
@@ -93,9 +96,11 @@ class Connection:
         if not self._queue and self._wire.backlog() < _DIRECT:
             self._wire.write(frame)
             return
-        if self._queued + len(frame) > self._limit:
+        if self._queued and self._queued + len(frame) > self._limit:  # one frame may wait, however large
             self.close(SLOW_READER, "too slow; reconnect and sync by your cursor")
             return
+        if self._queue is None:
+            self._queue = deque()
         self._queue.append(frame)
         self._queued += len(frame)
         if self._writer is None:
@@ -115,7 +120,7 @@ class Connection:
         except TimeoutError:
             self.close(SLOW_READER, "too slow; reconnect and sync by your cursor")
         except ConnectionError:
-            self.closed = True
+            self.lost()
 
     async def _write(self) -> None:
         try:
@@ -125,6 +130,8 @@ class Connection:
                 await self._put(frame)
         finally:
             self._writer = None
+            self._queue = None
+            self._queued = 0
 
     def ping(self) -> None:
         """Asks the peer for a sign of life, unless it is too slow to take what is sent already."""
@@ -134,10 +141,17 @@ class Connection:
     def close(self, code: int, reason: str) -> None:
         """Closes the socket; nothing is sent after it."""
         if not self.closed:
-            self.closed = True
-            self._queue.clear()
-            self._queued = 0
+            self.lost()
             self._wire.close(code, reason)
+
+    def lost(self) -> None:
+        """The socket is gone or going: nothing is sent any more, and nothing is kept for it."""
+        self.closed = True
+        if self._queue is not None:
+            self._queue.clear()
+        self._queued = 0
+        self._held, self._held_bytes = None, 0
+        self._buffer, self._buffered = None, 0
 
     # -- in the order of the log ---------------------------------------------------------------------------------------
 
@@ -160,6 +174,8 @@ class Connection:
 
     def pass_by(self, cursor: Cursor, frame: bytes | None) -> None:
         """The next entry of the log: its event (None: nothing to tell this connection), and the answers due at it."""
+        if self.closed:
+            return
         if self._buffer is not None:
             self._buffered += len(frame) if frame is not None else 0
             if self._buffered > self._limit:
@@ -179,21 +195,31 @@ class Connection:
         """An answer, behind every event before its cursor."""
         if cursor is None or (not self.paused and self._reached(cursor)):
             self.send(frame)
-        else:
-            self._held.append((cursor, frame))
+            return
+        if self.closed:
+            return
+        self._held_bytes += len(frame)
+        if self._held and self._held_bytes > self._limit:
+            self.close(SLOW_READER, "too much is waiting for this reader; reconnect and sync by your cursor")
+            return
+        if self._held is None:
+            self._held = deque()
+        self._held.append((cursor, frame))
 
     def release_all(self) -> None:
         """The log went another way: no answer waits for its place any longer."""
-        for _, frame in self._held:
+        held, self._held, self._held_bytes = self._held, None, 0
+        for _, frame in held or ():
             self.send(frame)
-        self._held.clear()
 
     def _reached(self, cursor: Cursor) -> bool:
         return cursor.epoch != self.position.epoch or cursor.offset <= self.position.offset
 
     def _release(self) -> None:
         while self._held and self._reached(self._held[0][0]):
-            self.send(self._held.popleft()[1])
+            _, frame = self._held.popleft()
+            self._held_bytes -= len(frame)
+            self.send(frame)
 
 
 class Registry:

@@ -62,12 +62,20 @@ class Delivery:
     def _opens(self, kind: EntryKind) -> bool:
         return not self.parts.cipher.end_to_end and self.listener.needs_plaintext(kind)
 
+    def _comes_with_message(self, chat: ChatInCache) -> bool:
+        """Whether the store is to wait for the first message, which brings draft and title along: no row before it (semantics §4)."""
+        return self.listener.name == PERSISTENCE and not chat.in_store and chat.undelivered > 0
+
     async def _draft(self, chat: ChatInCache) -> None:
+        if self._comes_with_message(chat):
+            return
         raw = await open_draft(self.parts, chat) if self._opens("draft") else None
         await self.listener.deliver_draft(chat.in_db(), Document(raw) if raw is not None else None)
         await self._stored(chat)
 
     async def _title(self, chat: ChatInCache) -> None:
+        if self._comes_with_message(chat):
+            return
         title = await open_title(self.parts, chat) if self._opens("title") else None
         await self.listener.deliver_title(chat.in_db(), title)
         await self._stored(chat)

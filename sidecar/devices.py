@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import orjson
+from pydantic import ValidationError
 
 from sidecar.errors import Unavailable
 from sidecar.frames.client import DeviceProof, Signals
@@ -39,7 +40,7 @@ class Recognised:
     """The device of a connection. `secret` is set when it was issued just now; it is never to be had again."""
 
     device: DeviceInDB
-    secret: str | None
+    secret: str | None = field(repr=False)
 
     @property
     def is_new(self) -> bool:
@@ -71,13 +72,22 @@ def _lease(user: UserHash, device: DeviceId) -> str:
 
 async def _known(parts: Parts, user: UserHash, device: DeviceId) -> DeviceInDB | None:
     held = await parts.cache.leases.held(_lease(user, device))
-    note = held.get(device)
-    if note is not None:
-        return DeviceInDB.model_validate_json(note)
+    cached = _read_note(held.get(device))
+    if cached is not None and cached.id == device and cached.hashed_user_id == user:
+        return cached
     for record in await parts.store.devices(user):
         if record.id == device:
             return record
     return None
+
+
+def _read_note(note: bytes | None) -> DeviceInDB | None:
+    if note is None:
+        return None
+    try:
+        return DeviceInDB.model_validate_json(note)
+    except ValidationError:
+        return None  # damaged in the cache: the store knows
 
 
 async def _keep(parts: Parts, record: DeviceInDB) -> None:

@@ -27,7 +27,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class DocumentLimits:
-    """Over one of these a document is `too_large`. Depth counts JSON objects and arrays, the document itself being 1."""
+    """Over one of these a document is `too_large`.
+
+    Depth counts JSON objects and arrays, the document itself being 1. Nodes counts JSON objects, so attrs and marks too.
+    """
 
     max_bytes: int = 128 * 1024
     max_depth: int = 64
@@ -35,21 +38,50 @@ class DocumentLimits:
 
 
 def dump(value: Any) -> bytes:
-    """A parsed JSON value as compact UTF-8, keys in order; integers over 64 bits too, which orjson alone refuses."""
+    """A parsed JSON value as compact UTF-8, keys in order; integers over 64 bits too, which orjson alone refuses.
+
+    Infinities and not-a-number, which the reader of frames refuses, would be written as null.
+    Raises `ValueError`, which holds no text, for a lone surrogate.
+    """
     try:
         return orjson.dumps(value)
     except TypeError:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        pass
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except UnicodeEncodeError:
+        pass  # raised anew outside: this one carries the text
+    raise ValueError("a lone surrogate is no Unicode text")
 
 
 def same(one: bytes | None, other: bytes | None) -> bool:
-    """Whether two texts are the same JSON value; the order of keys and white space do not count."""
+    """Whether two texts are the same JSON value; the order of keys and white space do not count.
+
+    true is not 1, and 1.0 is not 1: what a reader could tell apart is not the same.
+    """
     if one is None or other is None or one == other:
         return one is other or one == other
     try:
-        return bool(json.loads(one) == json.loads(other))
+        return _ordered(one) == _ordered(other)
     except ValueError:
         return False
+
+
+def _ordered(raw: bytes) -> str:
+    return json.dumps(json.loads(raw), sort_keys=True)
+
+
+def _written(tree: dict[str, Any], path: str) -> bytes:
+    try:
+        return dump(tree)
+    except RecursionError:
+        deep = True
+    except ValueError:
+        deep = False
+    if deep:
+        raise _too_large("depth", 1000, path)
+    problem = "a document is Unicode text: no lone surrogate"
+    raise WireError("bad_payload", problem, details={"path": f"payload.{path}"})
 
 
 def _levels(tree: Any) -> Iterator[int]:
@@ -94,7 +126,7 @@ def document(tree: Any, limits: DocumentLimits, path: str = "content") -> Docume
     """
     if tree.__class__ is not dict:
         raise WireError("bad_payload", "a document is a JSON object", details={"path": f"payload.{path}"})
-    raw = dump(tree)
+    raw = _written(tree, path)
     if len(raw) > limits.max_bytes:
         raise _too_large("bytes", limits.max_bytes, path)
     if _surely_within(raw, limits):

@@ -15,7 +15,7 @@ from sidecar.ids import ChatId, KeyReference, chat_id_of, client_part, resolve_c
 from sidecar.outcomes import chat_deleted, refuse_over_quota
 from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted, rfc3339
-from sidecar.responses import chat_response, fragment
+from sidecar.responses import chat_response, durability, fragment
 from sidecar.texts import content_of, open_draft, seal_draft
 
 
@@ -48,15 +48,11 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("draft").inc()
         if outcome.created and outcome.chat is not None:
-            response = {
-                "tempChatId": client_part(chat_id),
-                "finalChatId": chat_id,
-                "version": outcome.version,
-                "op": outcome.op,
-                "durability": "cached",
-                "chat": await chat_response(parts, outcome.chat),
-            }
-            return Answer("chat_initiated", response, outcome.cursor)
+            try:
+                return await _initiated(parts, outcome, outcome.chat)
+            except KeyGone:  # deleted by another device meanwhile
+                gone = await bury(parts, user, chat_id, key)
+                return _conflict(parts, chat_id, temp, "chat_deleted", gone, None)
         return _updated(chat_id, outcome)
     if isinstance(outcome, Conflict):
         return await _refused(parts, chat_id, temp, outcome, content.raw)
@@ -100,6 +96,18 @@ def _change(
         what=what,
         connection=caller.connection,
     )
+
+
+async def _initiated(parts: Parts, outcome: Accepted, chat: ChatInCache) -> Answer:
+    response = {
+        "tempChatId": client_part(chat.id),
+        "finalChatId": chat.id,
+        "version": outcome.version,
+        "op": outcome.op,
+        "durability": durability(chat),
+        "chat": await chat_response(parts, chat),
+    }
+    return Answer("chat_initiated", response, outcome.cursor)
 
 
 def _updated(chat_id: ChatId, outcome: Accepted, reason: str | None = None) -> Answer:

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from sidecar.answers import encode
-from sidecar.connections import Connection, Registry
+from sidecar.connections import Registry
 from sidecar.cursors import Cursor
 from sidecar.errors import SidecarError, Unavailable
 from sidecar.events import event_frames
@@ -43,13 +43,13 @@ def spawn(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) 
 class Feed:
     """The events of one person on this process."""
 
-    __slots__ = ("_again", "_connections", "_parts", "_pumping", "_user", "head")
+    __slots__ = ("_again", "_parts", "_pumping", "_registry", "_user", "head")
 
-    def __init__(self, parts: Parts, user: UserHash, head: Cursor, connections: Callable[[], list[Connection]]) -> None:
+    def __init__(self, parts: Parts, user: UserHash, head: Cursor, registry: Registry) -> None:
         self._parts = parts
         self._user = user
         self.head = head
-        self._connections = connections
+        self._registry = registry
         self._pumping = False
         self._again = False
 
@@ -79,11 +79,19 @@ class Feed:
                     continue
                 if not more and not self._again:
                     return
-        except SidecarError as error:
-            log.error("feed_failed", error=type(error).__name__)
-            self._tell("gap")
+        except Exception as error:
+            # What stands there cannot be told. Everybody compares what they hold, and the feed goes on behind it.
+            log.exception("feed_failed", exc_info=error)
+            await self._skip()
         finally:
             self._pumping = False
+
+    async def _skip(self) -> None:
+        try:
+            self.head = (await self._parts.cache.chats.events(self._user, None, 0)).head
+        except SidecarError:
+            return  # the next look fails in the same way, and comes here again
+        self._tell("gap")
 
     async def _step(self) -> bool:
         """Passes on the next stretch of the log; False at its end."""
@@ -96,7 +104,7 @@ class Feed:
             return False
         epoch = events.head.epoch
         frames = await event_frames(self._parts, self._user, epoch, events.items)
-        connections = self._connections()
+        connections = self._registry.of(self._user)
         sent = 0
         for item, frame in zip(events.items, frames, strict=True):
             cursor = Cursor(epoch, item.offset, item.tag)
@@ -115,7 +123,7 @@ class Feed:
         """The log cannot be followed from here: everybody compares what they hold."""
         self._parts.metrics.resyncs.labels(reason).inc()
         frame = encode("resync_required", {"reason": reason})
-        for connection in self._connections():
+        for connection in self._registry.of(self._user):
             connection.release_all()
             if connection.paused and connection.position.epoch == self.head.epoch:
                 continue  # it is being synced to this very epoch
@@ -150,7 +158,7 @@ class Feeds:
         feed = self._feeds.get(user)
         if feed is None:
             head = (await self._parts.cache.chats.events(user, None, 0)).head
-            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, lambda: self._registry.of(user)))
+            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, self._registry))
         return feed.head
 
     def leave(self, user: UserHash) -> None:

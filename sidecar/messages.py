@@ -76,7 +76,10 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
     if not isinstance(outcome, Accepted) or outcome.message is None:
         raise refuse_over_quota(outcome)
     parts.metrics.accepted.labels("message").inc()
-    return await _accepted(parts, chat_id, temp, key, outcome)
+    try:
+        return await _accepted(parts, chat_id, temp, key, outcome, content.raw)
+    except KeyGone:  # deleted by another device meanwhile
+        return chat_deleted(await bury(parts, user, chat_id, key))
 
 
 async def _in_store(parts: Parts, chat: ChatInCache | None, message_id: MessageId) -> MessageInDB | None:
@@ -86,19 +89,24 @@ async def _in_store(parts: Parts, chat: ChatInCache | None, message_id: MessageI
     return (await parts.store.find(chat.user, chat.id, [message_id])).get(message_id)
 
 
-async def _accepted(parts: Parts, chat_id: ChatId, temp: str | None, key: KeyReference, outcome: Accepted) -> Answer:
+async def _accepted(
+    parts: Parts, chat_id: ChatId, temp: str | None, key: KeyReference, outcome: Accepted, raw: bytes
+) -> Answer:
     message = outcome.message
     assert message is not None, "checked by the caller"  # noqa: S101  # for the type checker
     answer: dict[str, Any] = {"chatId": chat_id}
     if temp is not None:
         answer["tempChatId"] = temp
-    answer["message"] = await message_response(parts, key, message)
+    bad: list[str] = []
+    answer["message"] = await message_response(parts, key, message, bad)
+    if bad:
+        answer["undecryptable"] = bad
     answer["messagesVersion"] = outcome.messages_version
     answer["version"] = outcome.version
     answer["op"] = outcome.op
     answer["consumed"] = outcome.consumed
     if outcome.chat is not None:
-        replaced = await replaced_texts(parts, outcome.chat, outcome.replaced)
+        replaced = await replaced_texts(parts, outcome.chat, outcome.replaced, draft=raw, title=None)
         if replaced is not None:
             answer["replaced"] = replaced
     answer["durability"] = "stored" if message.status == "delivered" else "cached"

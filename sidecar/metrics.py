@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+_CODES = frozenset(
+    {1000, 1001, 1002, 1003, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 4008, 4400, 4401, 4403, 4408, 4410, 4429}
+)
+
+
+def close_label(code: int | None) -> str:
+    """A close code as a label: those of the protocol; a client may send any of thousands, which are all `other`."""
+    if code is None:
+        return "none"
+    return str(code) if code in _CODES else "other"
+
 
 class Metrics:
     """The counters of one process, in a registry of their own."""

@@ -38,8 +38,14 @@ class _Results:
     failed: list[str] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
 
-    def __bool__(self) -> bool:
-        return bool(self.done or self.failed or self.parked)
+    @property
+    def entries(self) -> set[str]:
+        return {*self.done, *self.failed, *self.parked}
+
+    def add(self, later: _Results) -> None:
+        self.done += later.done
+        self.failed += later.failed
+        self.parked += later.parked
 
 
 class _Position:
@@ -80,9 +86,9 @@ class _Position:
                 task.cancel()
 
     async def _settle(self) -> None:
-        for name, results in list(self._results.items()):
+        for name in list(self._results):
             lease = self._leases.get(name)
-            del self._results[name]
+            results = self._results.pop(name)
             if lease is None:
                 continue  # whoever works the shard now delivers again
             try:
@@ -90,7 +96,9 @@ class _Position:
             except LeaseLost:
                 self._leases.pop(name, None)
             except Unavailable:
-                self._results.setdefault(name, results)
+                if name in self._results:
+                    results.add(self._results[name])
+                self._results[name] = results
                 raise
 
     async def _start(self) -> None:
@@ -101,12 +109,16 @@ class _Position:
             except LeaseLost:
                 self._leases.pop(name, None)
                 continue
+            # Whatever became ready while the entries were read is not settled yet, and would be delivered twice.
+            settling = self._results[name].entries if name in self._results else set()
             chats: dict[tuple[UserHash, ChatId | None], list[Entry]] = {}
             for entry in entries:
                 chats.setdefault((entry.user, entry.chat_id), []).append(entry)
             for chat, waiting in chats.items():
-                if len(self._busy) >= _CHATS:
+                if len(self._busy) >= _CHATS or now < self._paused_until:
                     return
+                if settling and not settling.isdisjoint(entry.id for entry in waiting):
+                    continue
                 if chat in self._busy or self._not_before.get(waiting[0].id, 0.0) > now:
                     continue
                 task = asyncio.create_task(self._chat(name, waiting))
@@ -169,13 +181,14 @@ class _Position:
                 return  # the status stays `sent`; the entry is parked all the same
 
     def _pause(self, error: Unavailable) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._paused_until:
+            return  # the same outage, met by another chat that was under way
         self._pauses += 1
         wait = min(_LONGEST_PAUSE, 0.25 * 2 ** min(self._pauses, 10))
         wait = max(wait * random.uniform(0.5, 1.0), error.retry_after or 0.0)  # noqa: S311  # jitter
-        until = asyncio.get_running_loop().time() + wait
-        if until > self._paused_until:
-            self._paused_until = until
-            log.warning("plugin_paused", plugin=self._name, part=error.part, seconds=round(wait, 2))
+        self._paused_until = now + wait
+        log.warning("plugin_paused", plugin=self._name, part=error.part, seconds=round(wait, 2))
 
     @property
     def idle(self) -> bool:

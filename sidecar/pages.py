@@ -8,14 +8,14 @@ from typing import Any
 
 from sidecar.answers import Answer
 from sidecar.changes import ChatInCache
-from sidecar.chats import load, peek
-from sidecar.errors import WireError
+from sidecar.chats import bury, load, peek
+from sidecar.errors import KeyGone, WireError
 from sidecar.frames.client import ChatsRequest, MessagesRequest
 from sidecar.ids import ChatId, MessageId, UserHash, resolve_chat_id
 from sidecar.merge import delivered
 from sidecar.parts import Caller, Parts
 from sidecar.records import ChatInDB, MessageInCache
-from sidecar.responses import chat_response, message_response
+from sidecar.responses import ENVELOPE, chat_response, message_response, size_of
 
 
 async def messages_page(parts: Parts, caller: Caller, payload: MessagesRequest) -> Answer:
@@ -27,15 +27,19 @@ async def messages_page(parts: Parts, caller: Caller, payload: MessagesRequest) 
         raise WireError("not_found", "no such chat")
     before = MessageId(payload.before) if payload.before is not None else None
     messages, more = await messages_before(parts, found, before, payload.limit)
-    budget = parts.settings.sync_frame
+    budget = parts.settings.sync_frame - ENVELOPE
     bad: list[str] = []
     bodies: list[dict[str, Any]] = []
     for message in reversed(messages):
-        budget -= len(message.content) + 400
+        budget -= size_of(message)
         if budget < 0 and bodies:
             more = True
             break
-        bodies.append(await message_response(parts, found.key, message, bad))
+        try:
+            bodies.append(await message_response(parts, found.key, message, bad))
+        except KeyGone:
+            await bury(parts, user, chat_id, found.key)
+            raise WireError("not_found", "this chat was deleted") from None
     bodies.reverse()
     page = {"chatId": chat_id, "messages": bodies, "hasMore": more}
     return Answer("messages_page", {**page, "undecryptable": bad} if bad else page)
@@ -80,16 +84,20 @@ async def chats_page(parts: Parts, caller: Caller, payload: ChatsRequest) -> Ans
         listed = await list_chats(parts, user, place, payload.limit)
         ids, more = listed.ids, listed.more
     found = await peek(parts, user, ids)
-    budget = parts.settings.sync_frame
+    budget = parts.settings.sync_frame - ENVELOPE
     bodies: list[dict[str, Any]] = []
     for chat_id in ids:
         chat = found.get(chat_id)
         if isinstance(chat, ChatInCache):
-            budget -= len(chat.draft or b"") + len(chat.title or b"") + 1000
+            # A title is a JSON string there, whose escapes may take six bytes for one.
+            budget -= len(chat.draft or b"") + 6 * len(chat.title or b"") + 1000
             if budget < 0 and bodies:
                 more = True
                 break
-            bodies.append(await chat_response(parts, chat))
+            try:
+                bodies.append(await chat_response(parts, chat))
+            except KeyGone:
+                await bury(parts, user, chat_id, chat.key)  # the deletion follows as an event
     return Answer("chats_page", {"chats": bodies, "hasMore": more})
 
 

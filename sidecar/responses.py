@@ -8,13 +8,17 @@ from typing import Any
 import orjson
 
 from sidecar.changes import ChatInCache, Replaced
+from sidecar.documents import same
 from sidecar.errors import Undecryptable
 from sidecar.ids import KeyReference
 from sidecar.parts import Parts
 from sidecar.records import MessageInCache, rfc3339
 from sidecar.texts import open_draft, open_draft_of, open_message, open_title, open_title_of
 
-_TAIL = 200  # bytes of a message's frame besides its content, rounded up
+ENVELOPE = 2048
+"""Bytes of a frame besides its chats or messages, at most."""
+_TAIL = 448
+"""Bytes of a message's frame besides content and name, at most: three ids, a time, the keys, its place in `undecryptable`."""
 
 
 def durability(chat: ChatInCache) -> str:
@@ -47,7 +51,10 @@ async def chat_response(
     response: dict[str, Any] = {"id": chat.id}
     if title:
         try:
-            response["title"] = await open_title(parts, chat)
+            text = await open_title(parts, chat)
+            response["title"] = text
+            if budget is not None and text is not None:
+                budget -= len(orjson.dumps(text))
         except (Undecryptable, UnicodeDecodeError):
             response["title"] = None
             bad.append("title")
@@ -77,7 +84,7 @@ async def chat_response(
         opened: list[dict[str, Any]] = []
         for message in reversed(messages):
             if budget is not None:
-                budget -= len(message.content) + _TAIL + len(message.sender_name or "")
+                budget -= size_of(message)
                 if budget < 0:
                     more = True
                     break
@@ -90,6 +97,11 @@ async def chat_response(
             parts.metrics.undecryptable.labels(field).inc()
     response["undecryptable"] = bad
     return response
+
+
+def size_of(message: MessageInCache) -> int:
+    """Bytes that the message takes in a frame, at most."""
+    return len(message.content) + _TAIL + len(orjson.dumps(message.sender_name))
 
 
 async def message_response(
@@ -116,19 +128,31 @@ async def message_response(
     }
 
 
-async def replaced_texts(parts: Parts, chat: ChatInCache, replaced: Replaced | None) -> dict[str, Any] | None:
-    """`replaced` of an answer: the texts that had to give way, with their revisions."""
+async def replaced_texts(
+    parts: Parts, chat: ChatInCache, replaced: Replaced | None, *, draft: bytes | None, title: str | None
+) -> dict[str, Any] | None:
+    """`replaced` of an answer: the texts that had to give way, with their revisions.
+
+    What gave way to the same text (`draft`, `title`) was not replaced; what does not open cannot be given back.
+    Raises `KeyGone` and `Unavailable`.
+    """
     if replaced is None:
         return None
     texts: dict[str, Any] = {}
     if replaced.draft is not None:
-        raw = await open_draft_of(parts, chat, replaced.draft, replaced.draft_version)
-        texts["draft"] = {
-            "content": fragment(raw),
-            "version": replaced.draft_version,
-            "op": replaced.draft_op,
-        }
+        try:
+            raw = await open_draft_of(parts, chat, replaced.draft, replaced.draft_version)
+        except Undecryptable:
+            parts.metrics.undecryptable.labels("draft").inc()
+        else:
+            if not same(raw, draft):
+                texts["draft"] = {"content": fragment(raw), "version": replaced.draft_version, "op": replaced.draft_op}
     if replaced.title is not None:
-        text = await open_title_of(parts, chat, replaced.title, replaced.title_version)
-        texts["title"] = {"title": text, "version": replaced.title_version, "op": replaced.title_op}
+        try:
+            text = await open_title_of(parts, chat, replaced.title, replaced.title_version)
+        except (Undecryptable, UnicodeDecodeError):
+            parts.metrics.undecryptable.labels("title").inc()
+        else:
+            if text != title:
+                texts["title"] = {"title": text, "version": replaced.title_version, "op": replaced.title_op}
     return texts or None

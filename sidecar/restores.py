@@ -27,15 +27,7 @@ from sidecar.outcomes import refuse_over_quota
 from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted
 from sidecar.responses import chat_response, durability, replaced_texts
-from sidecar.texts import (
-    content_of,
-    open_draft,
-    open_draft_of,
-    open_title_of,
-    seal_draft,
-    seal_title,
-    title_of,
-)
+from sidecar.texts import content_of, open_draft, seal_draft, seal_title, title_of
 
 
 async def restore_chat(parts: Parts, caller: Caller, frame: ClientFrame, payload: ChatRestore) -> Answer:
@@ -70,21 +62,30 @@ async def restore_chat(parts: Parts, caller: Caller, frame: ClientFrame, payload
         connection=caller.connection,
     )
     outcome = await commit(parts, change)
-    if isinstance(outcome, Conflict):
-        return await _refused(parts, chat_id, key, outcome, raw)
-    if not isinstance(outcome, Accepted) or outcome.chat is None:
-        raise refuse_over_quota(outcome)
-    parts.metrics.accepted.labels("restore").inc()
-    chat = outcome.chat
+    try:
+        if isinstance(outcome, Conflict):
+            return await _refused(parts, chat_id, key, outcome, raw)
+        if not isinstance(outcome, Accepted) or outcome.chat is None:
+            raise refuse_over_quota(outcome)
+        parts.metrics.accepted.labels("restore").inc()
+        return await _restored(parts, outcome.chat, outcome, raw, payload)
+    except KeyGone:  # deleted by another device meanwhile
+        return _conflict(parts, chat_id, "chat_deleted", await bury(parts, user, chat_id, key), None)
+
+
+async def _restored(
+    parts: Parts, chat: ChatInCache, outcome: Accepted, raw: bytes | None, payload: ChatRestore
+) -> Answer:
     if outcome.draft_lost is not None and not await _same_draft(parts, chat, raw):
         return await _lost(parts, chat, outcome)
-    outcome = await _without_same(parts, chat, outcome, raw, payload)
     response: dict[str, Any] = {
-        "chatId": chat_id,
+        "chatId": chat.id,
         "chat": await chat_response(parts, chat),
         "durability": durability(chat),
     }
-    replaced = await replaced_texts(parts, chat, outcome.replaced)
+    replaced = await replaced_texts(
+        parts, chat, outcome.replaced, draft=raw, title=payload.title.title if payload.title is not None else None
+    )
     if replaced is not None:
         response["replaced"] = replaced
     return Answer("chat_restored", response, outcome.cursor)
@@ -117,31 +118,6 @@ async def _same_draft(parts: Parts, chat: ChatInCache, raw: bytes | None) -> boo
         return same(await open_draft(parts, chat), raw)
     except Undecryptable:
         return False
-
-
-async def _without_same(
-    parts: Parts, chat: ChatInCache, outcome: Accepted, raw: bytes | None, payload: ChatRestore
-) -> Accepted:
-    """What was replaced by the same text was not replaced; what does not open cannot be given back."""
-    replaced = outcome.replaced
-    if replaced is None:
-        return outcome
-    if replaced.draft is not None:
-        try:
-            old: bytes | None = await open_draft_of(parts, chat, replaced.draft, replaced.draft_version)
-        except Undecryptable:
-            old = raw
-        if same(old, raw):
-            replaced = replace(replaced, draft=None)
-    if replaced.title is not None:
-        title = payload.title.title if payload.title is not None else None
-        try:
-            old_title: str | None = await open_title_of(parts, chat, replaced.title, replaced.title_version)
-        except Undecryptable:
-            old_title = title
-        if old_title == title:
-            replaced = replace(replaced, title=None)
-    return replace(outcome, replaced=replaced)
 
 
 async def _refused(

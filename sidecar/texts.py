@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.changes import ChatInCache
 from sidecar.documents import Document, DocumentLimits, document, dump
-from sidecar.errors import WireError
+from sidecar.errors import Unavailable, WireError
 from sidecar.ids import ChatId, KeyReference, MessageId, UserHash
 from sidecar.parts import Parts
 from sidecar.records import Field, MessageInDB, Sealed
@@ -49,22 +49,31 @@ def title_of(parts: Parts, title: str | None, path: str = "title") -> bytes | No
     return title.encode()
 
 
+async def _seal(parts: Parts, key: KeyReference, field: Field, raw: bytes) -> Sealed:
+    try:
+        return await parts.cipher.seal(key, field, raw)
+    except Unavailable:
+        # The key may have been pruned by another process: the next try asks for it anew.
+        parts.references.drop(field.user, field.chat_id)
+        raise
+
+
 async def seal_draft(
     parts: Parts, key: KeyReference, user: UserHash, chat_id: ChatId, version: int, raw: bytes
 ) -> Sealed:
-    return await parts.cipher.seal(key, Field(user, chat_id, "draft", chat_id, version), raw)
+    return await _seal(parts, key, Field(user, chat_id, "draft", chat_id, version), raw)
 
 
 async def seal_title(
     parts: Parts, key: KeyReference, user: UserHash, chat_id: ChatId, version: int, title: bytes
 ) -> Sealed:
-    return await parts.cipher.seal(key, Field(user, chat_id, "title", chat_id, version), title)
+    return await _seal(parts, key, Field(user, chat_id, "title", chat_id, version), title)
 
 
 async def seal_message(
     parts: Parts, key: KeyReference, user: UserHash, chat_id: ChatId, message_id: MessageId, raw: bytes
 ) -> Sealed:
-    return await parts.cipher.seal(key, Field(user, chat_id, "message", message_id, 0), raw)
+    return await _seal(parts, key, Field(user, chat_id, "message", message_id, 0), raw)
 
 
 async def open_draft(parts: Parts, chat: ChatInCache) -> bytes | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,24 @@ import yaml
 
 from sidecar.config import Config, read
 from sidecar.server.running import Server, serving
+
+NOT_PROMISED = "not promised"
+"""How the reason of a skip begins where a contract asks for what this plugin does not promise."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With CI=true a test that was skipped for want of something has failed: CI is where everything is to be had."""
+    report = yield
+    if os.environ.get("CI") == "true" and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if NOT_PROMISED not in reason:
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid}: skipped in CI: {reason}"
+    return report
+
 
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
 

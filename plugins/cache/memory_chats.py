@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from zlib import crc32
 
 from plugins.cache.journal_line import Line
-from plugins.cache.memory_fill import loses
+from plugins.cache.memory_drop import drop_clean, drop_person
+from plugins.cache.memory_fill import fill
 from plugins.cache.memory_person import Person
 from plugins.cache.memory_state import State
 from sidecar import (
@@ -220,94 +221,28 @@ class MemoryChats(Chats):
         return found
 
     async def prepare(self, user: UserHash, ids: Sequence[ChatId]) -> FillToken:
-        now = self._state.now()
-        return FillToken(user, self._state.person(user, now).tokens.give(ids, now))
+        state = self._state
+        now = state.now()
+        person = state.person(user, now)
+        for chat_id in ids:
+            slot = person.chats.get(chat_id)
+            if slot is not None and state.over(person, slot, now):
+                state.expire(person, slot, now)  # before the token, which its end would spoil
+        return FillToken(user, person.tokens.give(ids, now))
 
     async def fill(self, user: UserHash, chats: Sequence[ChatInCache | Deleted], token: FillToken) -> None:
-        state = self._state
-        now = state.now()
-        person = state.persons.get(user)
-        if person is None or token.user != user:
-            return
-        line = Line()
-        oldest = now - state.limits.tombstones_ttl
-        tombstones: list[Deleted] = []
-        records: list[ChatInCache] = []
-        for each in chats:
-            chat_id = each.chat_id if isinstance(each, Deleted) else each.id
-            if each.user != user or not person.tokens.holds(token.value, chat_id, now):
-                continue
-            if person.tombstone(chat_id, oldest) is not None:
-                continue
-            if isinstance(each, Deleted):
-                line.tombstone(each, now)
-                tombstones.append(each)
-                continue
-            slot = person.chats.get(chat_id)
-            if each.epoch != person.log.epoch or (slot is not None and loses(slot.chat, each, person.log.epoch)):
-                continue
-            if each.pinned or (slot is not None and slot.pinned):
-                line.chat(each, None)
-            records.append(each)
-        state.write(line, user, now)
-        for deleted in tombstones:
-            state.bury(person, deleted, now)
-        for chat in records:
-            slot = state.put(person, chat, now)
-            slot.journalled = slot.pinned
-            if not chat.doomed and (
-                chat.version > max(slot.draft_enqueued, chat.stored_version)
-                or chat.title_version > max(slot.title_enqueued, chat.stored_title_version)
-            ):
-                limits = state.limits
-                state.dues.mark(user, chat.id, now + limits.max_debounce, now + limits.debounce)
+        now = self._state.now()
+        person = self._state.persons.get(user)
+        if person is not None and token.user == user:
+            fill(self._state, person, chats, token, now)
 
     async def drop(self, user: UserHash, ids: Sequence[ChatId] | None) -> None:
-        state = self._state
-        now = state.now()
-        person = state.persons.get(user)
+        now = self._state.now()
+        person = self._state.persons.get(user)
         if ids is None:
-            self._drop_person(user, now)
-            return
-        if person is None:
-            return
-        line = Line()
-        kept: list[ChatInCache] = []
-        for chat_id in ids:
-            slot = person.chats.get(chat_id)
-            if (
-                slot is not None
-                and slot.pinned
-                and any(message.status == "delivered" for message in slot.chat.messages)
-            ):
-                rest = [message for message in slot.chat.messages if message.status != "delivered"]
-                kept.append(slot.chat.with_messages(rest, len(rest), older=True))
-                line.chat(kept[-1], slot.chat if slot.journalled else None)
-        state.write(line, user, now)
-        for chat in kept:
-            state.put(person, chat, now).journalled = True
-        for chat_id in ids:
-            person.tokens.spoil(chat_id)
-            slot = person.chats.get(chat_id)
-            if slot is not None and not slot.pinned:
-                state.let_go(person, chat_id)
-
-    def _drop_person(self, user: UserHash, now: float) -> None:
-        """All of it, but the entries that tell the plugins of the end of the person and of chats."""
-        state = self._state
-        line = Line()
-        line.reset()
-        for name, queue in state.queues.items():
-            for entry in queue.of_user(user):
-                if entry.kind in ("deleted", "erased"):
-                    parked = queue.is_parked(entry.id)
-                    line.entry(entry, [] if parked else [(name, entry.tries)], [name] if parked else [])
-        state.write(line, user, now)
-        for queue in state.queues.values():
-            for entry in queue.of_user(user):
-                if entry.kind not in ("deleted", "erased"):
-                    queue.remove(entry.id)
-        state.forget(user)
+            drop_person(self._state, user, now)
+        elif person is not None:
+            drop_clean(self._state, person, ids, now)
 
     async def events(self, user: UserHash, after: Cursor | None, limit: int) -> Events:
         state = self._state

@@ -28,6 +28,7 @@ class Compaction:
         self._journal = journal
         self._smallest = smallest
         self._written = 0
+        self._unfinished = False
         self._not_before = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -41,12 +42,12 @@ class Compaction:
     def look(self) -> None:
         """Begins a compaction beside the service, if it is time for one."""
         if self._task is not None and self._task.done():
+            error = None if self._task.cancelled() else self._task.exception()
+            if error is not None:
+                _log.error("the compaction of the journal ended with %s; the older files stay", type(error).__name__)
             self._task = None
-        if (
-            self._task is None
-            and self._journal.size > max(self._smallest, _GROWTH * self._written)
-            and self._state.clock() >= self._not_before
-        ):
+        big = self._journal.size > max(self._smallest, _GROWTH * self._written)
+        if self._task is None and (big or self._unfinished) and self._state.clock() >= self._not_before:
             self._task = asyncio.get_running_loop().create_task(self._beside())
 
     async def stop(self) -> None:
@@ -57,13 +58,15 @@ class Compaction:
             self._task = None
 
     async def _beside(self) -> None:
+        self._not_before = self._state.clock() + _RETRY
+        self._unfinished = True
         try:
             for _ in self._steps():
                 await asyncio.sleep(0)
             await asyncio.to_thread(self._journal.force)
             self._journal.complete()
+            self._unfinished, self._not_before = False, 0.0
         except Unavailable as error:
-            self._not_before = self._state.clock() + _RETRY
             _log.warning(
                 "the journal could not be compacted (%s); the older files stay, it is tried again", error.reason
             )

@@ -69,6 +69,7 @@ class Replay:
             if "format" in header:
                 self._generation(header)
                 return
+            self._state.epoch_time = max(self._state.epoch_time, int(header["at"] * 1000))
             user = header["user"]
             for name, *values in header["do"]:
                 self._effects[name](self._person(user) if user is not None else None, *values)
@@ -102,7 +103,6 @@ class Replay:
 
     def _epoch(self, person: Person, epoch: str, base: int, base_tag: str) -> None:
         person.log.begin(epoch, base, base_tag)
-        self._state.epoch_time = max(self._state.epoch_time, int(epoch[:12], 16))
 
     def _item(self, person: Person, since: float, values: Sequence[Any]) -> None:
         person.log.append(since, Item(**dict(zip(self._columns["item"], values, strict=True))))

@@ -37,7 +37,7 @@ class State:
         self.entry = int(clock() * 1e6)
         """Number of the last outbox entry; begins at the clock, so that none comes twice even if a journal is lost."""
         self.epoch_time = 0
-        """Time of the latest epoch, in milliseconds."""
+        """The latest time at which an epoch was begun, by this clock, in milliseconds."""
         self._lifetimes: list[tuple[float, int, UserHash, ChatId | None]] = []
         self._number = 0
 
@@ -71,8 +71,8 @@ class State:
     def new_epoch(self, now: float, *after: str | None) -> str:
         """A name for a new epoch, whose time is after those of these epochs, even if the clock went back."""
         times = [int(epoch[:12], 16) + 1 for epoch in after if epoch is not None]
-        self.epoch_time = max(int(now * 1000), self.epoch_time, *times)
-        return epoch_of(self.epoch_time, os.urandom(4))
+        self.epoch_time = max(int(now * 1000), self.epoch_time)
+        return epoch_of(max([self.epoch_time, *times]), os.urandom(4))
 
     def begin_epoch(self, person: Person, now: float, *after: str) -> None:
         """A new epoch, in which the log starts anew. Records keep theirs."""
@@ -225,12 +225,13 @@ class State:
                 continue
             if not self.over(person, slot, now):
                 self.settle_place(person, slot, now)
-            elif not self._expire(person, slot, now):
+            elif not self.expire(person, slot, now):
                 slot.watched = True
                 self._look(now + _RETRY, user, chat_id)
         return looked
 
-    def _expire(self, person: Person, slot: Slot, now: float) -> bool:
+    def expire(self, person: Person, slot: Slot, now: float) -> bool:
+        """Lets go of a chat whose life is over; False where that could not be written down."""
         if slot.pinned:  # a draft-only chat, which the journal would bring back
             line = Line()
             line.gone(slot.chat.id)

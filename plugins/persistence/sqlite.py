@@ -41,7 +41,7 @@ class Sqlite:
             return path
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
-        self._path = (options.path or surroundings.data_dir / "store.sqlite").expanduser()
+        self._path = surroundings.data_dir / (options.path or Path("store.sqlite")).expanduser()
         self._damage = Damage()
         self._connections = Connections(self._path)
         self._store = SqliteStore(self._connections, self._damage)

@@ -74,7 +74,8 @@ def prune(
     """Drops the keys of drafts that never became chats and that nobody holds any more."""
     read = load_config(context.obj, config)
     confirm(
-        "Drop the keys of drafts that never became chats? A device that still holds one must start a new chat.", yes
+        "Drop the keys of drafts that never became chats? A device that still holds one brings it back under a new key.",
+        yes,
     )
     answer = operate(read, "keys-prune", _chosen(read, chat, user), "pruning keys")
     _tell(answer, as_json, f"{answer.result.get('count', 0)} keys dropped")

@@ -21,9 +21,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import os
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +32,11 @@ import aiohttp
 from sidecar.cli.outcome import CommandFailed
 from sidecar.cli.output import Steps
 from sidecar.config import Config
+from sidecar.unix_sockets import reachable
+
+__all__ = ["Answer", "NobodyServes", "ask_running", "operate", "reachable"]
 
 _LONGEST_LINE = 1024 * 1024
-_LONGEST_PATH = 100
-"""Bytes of a socket's path that every platform takes (`sun_path` is 104 on macOS and 108 on Linux)."""
 
 
 class NobodyServes(Exception):
@@ -66,19 +66,6 @@ def ask_running(config: Config, command: str, arguments: Mapping[str, Any]) -> A
     return asyncio.run(ask())
 
 
-@contextmanager
-def reachable(path: Path) -> Iterator[str]:
-    """A name for a socket that is short enough to bind or connect to, however deep its folder lies. Raises `OSError`."""
-    if len(os.fsencode(path)) <= _LONGEST_PATH or not Path("/proc/self/fd").is_dir():
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
 async def _operate(config: Config, command: str, arguments: dict[str, Any], what: str) -> Answer:
     try:
         return await _collect(_through_socket(config.socket_path, command, arguments), what)
@@ -106,8 +93,9 @@ async def _collect(lines: AsyncGenerator[dict[str, Any], None], what: str) -> An
 async def _here(config: Config, command: str, arguments: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
     from sidecar.operations import run  # noqa: PLC0415 - only a command that needs the parts loads them
 
-    async for line in run(config, command, arguments):
-        yield dict(line)
+    async with aclosing(run(config, command, arguments)) as lines:
+        async for line in lines:
+            yield line
 
 
 async def _through_socket(path: Path, command: str, arguments: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:

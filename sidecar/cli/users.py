@@ -47,4 +47,7 @@ def erase(
     if as_json:
         say_json(answer.result)
     else:
-        say("everything of this person is erased")
+        if answer.result.get("done", True):
+            say("everything of this person is erased")
+        else:
+            say("erased here; the store has not answered yet, and erases its part when it does")

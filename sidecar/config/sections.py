@@ -117,7 +117,7 @@ class Drafts(Section):
     max_bytes: Annotated[int, Size(KIB, 16 * MIB)] = Field(
         default=128 * KIB, description="Largest draft, as compact JSON."
     )
-    max_depth: Annotated[int, Whole(2, 256)] = Field(
+    max_depth: Annotated[int, Whole(2, 190)] = Field(
         default=64, description="Deepest nesting of a document, in objects and lists."
     )
     max_nodes: Annotated[int, Whole(1, 1_000_000)] = Field(

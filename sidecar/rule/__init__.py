@@ -65,7 +65,7 @@ def _first_time(view: View, change: Change, limits: Limits) -> Decision:
         case DeleteChat():
             return delete_chat(view, change)
         case Stored() as what:
-            return mark_stored(view.chat, what)
+            return mark_stored(view.chat, what, limits)
         case MessageStatus() as what:
             return set_status(view.chat, what)
         case PutDraft() | PutTitle() | Restore() | AddMessage():

@@ -8,6 +8,7 @@ from sidecar.changes import (
     ChatInCache,
     Conflict,
     Decision,
+    Limits,
     MessageStatus,
     NewEntry,
     NewItem,
@@ -61,8 +62,8 @@ def set_status(chat: ChatInCache | None, what: MessageStatus) -> Decision:
     )
 
 
-def mark_stored(chat: ChatInCache | None, what: Stored) -> Decision:
-    """The store has draft and title up to these versions; the message named is `delivered`."""
+def mark_stored(chat: ChatInCache | None, what: Stored, limits: Limits) -> Decision:
+    """The store has draft and title up to these versions; the message named is `delivered`, and the oldest may go."""
     if chat is None:
         return Decision(Conflict("missing"))
     after = chat
@@ -71,6 +72,8 @@ def mark_stored(chat: ChatInCache | None, what: Stored) -> Decision:
         changed = _with_status(chat, what.message_id, "delivered")
         if changed is not None:
             after = changed
+            if len(after.messages) > limits.messages_kept:
+                after = after.with_messages(after.messages, limits.messages_kept)
             items.append(NewItem("message_update", after.messages_version, what.message_id))
     version = max(chat.stored_version, min(what.version, chat.version))
     title_version = max(chat.stored_title_version, min(what.title_version, chat.title_version))

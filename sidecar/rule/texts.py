@@ -53,7 +53,8 @@ def put_title(view: View, change: Change, what: PutTitle, limits: Limits) -> Dec
         title_device=change.device,
         updated_at=max(chat.updated_at, change.at),
     )
-    over = over_quota(view, limits, chat, after)
-    if over is not None:
-        return over
+    if what.title is not None:
+        over = over_quota(view, limits, chat, after)
+        if over is not None:
+            return over
     return accepted(change, chat, after, items=(NewItem("title", after.title_version),))

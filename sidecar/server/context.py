@@ -14,6 +14,7 @@ from sidecar.outbox import OutboxWorker
 from sidecar.parts import Parts
 from sidecar.plugins import Plugins
 from sidecar.server.handshake import Doorkeeper
+from sidecar.server.wire import WebSocketWire
 from sidecar.slots.authenticator import Session
 from sidecar.watchdog import Watchdog
 
@@ -43,6 +44,8 @@ class Context:
     """Open sockets by what limits count by, from before the upgrade on."""
     sessions: dict[str, OpenSession] = field(default_factory=dict)
     """By connection id."""
+    opening: set[WebSocketWire] = field(default_factory=set)
+    """Sockets that were accepted and are not ready yet."""
     stopping: bool = False
 
     def keep(self, task: asyncio.Task[None]) -> None:

@@ -35,7 +35,10 @@ async def answer(parts: Parts, connection: Connection, frame: ClientFrame) -> An
         case client.DraftUpdateRequestData() as payload:
             return await update_draft(parts, caller, frame, payload)
         case client.MessageSend() as payload:
-            return await send_message(parts, caller, frame, payload)
+            sent = await send_message(parts, caller, frame, payload)
+            if sent.type == "message_accepted":
+                connection.active_chat = sent.payload["chatId"]  # who sends is looking, even if that is said late
+            return sent
         case client.DraftDelete() as payload:
             return await delete_draft(parts, caller, frame, payload)
         case client.TitleUpdate() as payload:

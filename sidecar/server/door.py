@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 from aiohttp import web
 
 from sidecar.errors import Unavailable
 from sidecar.ids import UserHash
+from sidecar.metrics import close_label
 from sidecar.server.context import Context
 from sidecar.server.handshake import Refusal
+from sidecar.server.listening import incoming_of
 from sidecar.server.opening import Closed, Opening
 from sidecar.server.peers import client_address, limiter_key
 from sidecar.server.socket import Socket
@@ -49,13 +49,18 @@ def look(context: Context, request: web.Request) -> Refusal | None:
         or door.check_origin(
             request.headers.getall("Origin", []), request.host, cookie is not None and cookie in request.cookies
         )
-        or (Refusal(400, "body", "an upgrade has no body") if request.can_read_body else None)
+        or (Refusal(400, "body", "an upgrade has no body") if _has_body(request) else None)
         or (
             Refusal(426, "upgrade", "this is a WebSocket (RFC 6455): connect with ws:// or wss://")
             if request.headers.get("Upgrade", "").strip().lower() != "websocket"
             else None
         )
     )
+
+
+def _has_body(request: web.Request) -> bool:
+    # By its headers: what aiohttp calls the body of an upgrade are the frames (RFC 9112 §6).
+    return "Transfer-Encoding" in request.headers or request.headers.get("Content-Length", "0").strip() != "0"
 
 
 async def serve_socket(context: Context, request: web.Request) -> web.StreamResponse:
@@ -85,44 +90,43 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
         await ws.prepare(request)
     except (web.HTTPException, ConnectionError):
         return refused(context, Refusal(400, "handshake", "this is no WebSocket handshake (RFC 6455)"))
+    incoming = incoming_of(request)
+    if incoming is not None:
+        incoming.upgraded()
     wire = WebSocketWire(ws, request.transport, context.keep)
     metrics = context.parts.metrics
+    context.opening.add(wire)
     try:
         connection, lease = await Opening(context, ws, wire, request, peer).ready()
     except Closed:
-        await _end(ws)
+        await wire.end()
         return ws
+    finally:
+        context.opening.discard(wire)
     metrics.opened.inc()
     metrics.connections.inc()
     try:
-        await Socket(context, connection, ws, request).serve()
+        await Socket(context, connection, ws, request, peer).serve()
     except ConnectionError:
         pass  # the reader is gone, which is how most sockets end
     finally:
-        connection.closed = True
+        connection.lost()
         metrics.connections.dec()
-        code = ws.close_code
-        metrics.closed.labels(str(code) if code is not None and 1000 <= code < 5000 else "none").inc()
+        metrics.closed.labels(close_label(ws.close_code)).inc()
         context.sessions.pop(connection.id, None)
         last = context.registry.remove(connection)
+        if last:
+            # In the same step: a connection that joins after it makes a feed of its own, and would lose that one (S54).
+            context.feeds.leave(connection.user)
         await _leave(context, connection.user, lease, last=last)
-    await _end(ws)
+    await wire.end()
     return ws
-
-
-async def _end(ws: web.WebSocketResponse) -> None:
-    try:
-        async with asyncio.timeout(5.0):
-            await ws.close()
-    except (TimeoutError, ConnectionError, RuntimeError):
-        pass
 
 
 async def _leave(context: Context, user: UserHash, lease: Lease, *, last: bool) -> None:
     try:
         await context.parts.cache.leases.leave(lease)
         if last:
-            context.feeds.leave(user)
             # A person who leaves the last device here may go on at another: what is due later is due now.
             await context.parts.cache.outbox.hurry(user)
             context.worker.wake()

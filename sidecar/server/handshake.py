@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from sidecar.server.peers import is_loopback, read_address
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
+"""RFC 3986 §3.1; an app's web view has one of its own, such as `capacitor`."""
 _CREDENTIALS = ("token", "secret", "password", "auth", "jwt", "key", "session", "ticket", "credential")
-_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,10 @@ def normal_origin(origin: str) -> str | None:
     scheme, separator, rest = origin.partition("://")
     scheme = scheme.lower()
     name, port = split_host(rest) if separator else (None, None)
-    if name is None or scheme not in _PORTS or rest.endswith(":"):
+    if name is None or not _SCHEME.match(scheme) or rest.endswith(":"):
         return None
     shown = f"[{name}]" if ":" in name else name
-    return f"{scheme}://{shown}" + ("" if port is None or port == _PORTS[scheme] else f":{port}")
+    return f"{scheme}://{shown}" + ("" if port is None or port == _PORTS.get(scheme) else f":{port}")
 
 
 def _same_host(origin: str, host: str) -> bool:
@@ -107,7 +110,7 @@ def _same_host(origin: str, host: str) -> bool:
     scheme, _, rest = normal.partition("://")
     name, port = split_host(rest)
     own_name, own_port = split_host(host)
-    if own_name is None:
+    if own_name is None or scheme not in _PORTS:
         return False
     # Behind a proxy that ends TLS the Host header has the browser's port, or none: both as the origin's scheme means it.
     return name == own_name and (port or _PORTS[scheme]) == (own_port or _PORTS[scheme])

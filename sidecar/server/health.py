@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -16,15 +17,22 @@ from sidecar.errors import SidecarError
 from sidecar.frames import asyncapi
 from sidecar.ids import UserHash
 from sidecar.server.context import Context
-from sidecar.server.door import peer_of, refused
-from sidecar.server.handshake import Refusal
-from sidecar.server.peers import is_loopback
+from sidecar.server.door import refused
+from sidecar.server.handshake import Refusal, split_host
+from sidecar.server.peers import is_forwarded, is_loopback
 from sidecar.version import __version__
 
 _ASKED_AGAIN = 1.0
 """Seconds for which an answer is good: whoever asks more often asks no part (threats T51)."""
+_PATIENCE = 2.0
 _BLOCKED = 5.0
+_SLOTS = ("auth", "encryption", "cache", "persistence")
 _NOBODY = UserHash("0" * 64)
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>directus-sync-sidecar</title>
 <style>body{{font:16px/1.6 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem;color:#1c1b22}}
@@ -43,7 +51,7 @@ class Health:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._asked = 0.0
+        self._asked = float("-inf")
         self._answer: tuple[bool, dict[str, Any]] = (False, {})
         self._asking = asyncio.Lock()
         self._asyncapi = orjson.dumps(asyncapi.document())
@@ -58,20 +66,13 @@ class Health:
             web.get("/asyncapi.json", self.asyncapi),
         ]
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        # Names alone are checked: health probes come by address, from anywhere, and see nothing of anybody.
-        refusal = self._context.door.check_host(request.headers.getall("Host", []))
-        if refusal is not None and is_loopback(peer_of(self._context, request)[0]):
-            return refused(self._context, refusal)
-        return None
-
     async def page(self, request: web.Request) -> web.Response:
-        refusal = self._refusal(request)
+        refusal = self._context.door.check_host(request.headers.getall("Host", []))
         if refusal is not None:
-            return refusal
+            return refused(self._context, refusal)
         scheme = "wss" if request.secure else "ws"
-        text = _PAGE.format(version=__version__, url=f"{scheme}://{request.host}/ws")
-        return web.Response(text=text, content_type="text/html")
+        text = _PAGE.format(version=__version__, url=html.escape(f"{scheme}://{request.host}/ws"))
+        return web.Response(text=text, content_type="text/html", headers=_PAGE_HEADERS)
 
     async def livez(self, _: web.Request) -> web.Response:
         """200 while the loop answers; a loop that was blocked for long says so when it comes back."""
@@ -91,26 +92,25 @@ class Health:
         return _json({"status": status, "parts": parts}, 200 if ready and not stopping else 503)
 
     async def _ask(self) -> tuple[bool, dict[str, Any]]:
+        slots = self._context.parts
+        states, *answers = await asyncio.gather(
+            self._context.plugins.state(),
+            _answers(slots.cache.chats.events(_NOBODY, None, 0)),
+            _answers(slots.store.known(_NOBODY, [])),
+        )
         parts: dict[str, Any] = {}
         ready = True
-        states: Mapping[str, object] = await self._context.plugins.state()
         for name, state in states.items():
             if isinstance(state, SidecarError):
+                # Without one of its slots the sidecar cannot serve; a plugin beside them fails alone.
+                ready = ready and name not in _SLOTS
                 parts[name] = {"state": "failed", "reason": type(state).__name__}
             else:
                 parts[name] = {"state": "ok", **({"detail": state} if state is not None else {})}
-        slots = self._context.parts
-        checks = {
-            "cache": slots.cache.chats.events(_NOBODY, None, 0),
-            "persistence": slots.store.known(_NOBODY, []),
-        }
-        for name, check in checks.items():
-            try:
-                async with asyncio.timeout(2.0):
-                    await check
-            except (TimeoutError, SidecarError) as error:
+        for name, trouble in zip(("cache", "persistence"), answers, strict=True):
+            if trouble is not None:
                 ready = False
-                parts[name] = {"state": "unavailable", "reason": type(error).__name__}
+                parts[name] = {"state": "unavailable", "reason": trouble}
         return ready, parts
 
     async def metrics(self, request: web.Request) -> web.Response:
@@ -118,7 +118,9 @@ class Health:
         peer = request.transport.get_extra_info("peername") if request.transport is not None else None
         own = peer[0] if isinstance(peer, tuple) else ""
         separate = self._context.config.server.metrics_port is not None
-        if separate or not is_loopback(own) or "X-Forwarded-For" in request.headers:
+        name, _ = split_host(request.headers.get("Host", ""))
+        # By a name of this machine too: a page whose name was bound to 127.0.0.1 sends its own (threats T4).
+        if separate or not is_loopback(own) or not is_loopback(name or "") or is_forwarded(request.headers):
             return refused(
                 self._context, Refusal(403, "metrics", "set server.metrics_port to read metrics from elsewhere")
             )
@@ -133,6 +135,16 @@ class Health:
 
     async def asyncapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._asyncapi, content_type="application/json")
+
+
+async def _answers(question: Awaitable[object]) -> str | None:
+    """None when the part answers in time, else the kind of its trouble."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            await question
+    except Exception as error:  # noqa: BLE001  # whatever a part raises, the others are still told of
+        return type(error).__name__
+    return None
 
 
 def _json(body: object, status: int = 200) -> web.Response:

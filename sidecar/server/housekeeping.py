@@ -8,7 +8,7 @@ import structlog
 
 from sidecar.answers import encode
 from sidecar.connections import Connection
-from sidecar.errors import SidecarError, Unauthenticated, Unavailable
+from sidecar.errors import Unauthenticated, Unavailable
 from sidecar.ids import hash_user
 from sidecar.records import rfc3339
 from sidecar.server.context import Context
@@ -31,13 +31,20 @@ async def keep_house(context: Context) -> None:
         await asyncio.sleep(_TICK_SECONDS)
         now = loop.time()
         for number, connection in enumerate(context.registry):
-            _look_at(context, connection, now)
+            try:
+                _look_at(context, connection, now)
+            except Exception as error:
+                # One connection's trouble is not another's: without this task no session would ever end.
+                log.exception("housekeeping_failed", connection=connection.id, exc_info=error)
             if number % 500 == 499:
                 await asyncio.sleep(0)
-        if now - renewed >= LEASE_SECONDS / 3:
-            renewed = now
-            await _renew(context)
-        _gauges(context)
+        try:
+            if now - renewed >= LEASE_SECONDS / 3:
+                renewed = now
+                await _renew(context)
+            _gauges(context)
+        except Exception as error:
+            log.exception("housekeeping_failed", exc_info=error)
 
 
 def _look_at(context: Context, connection: Connection, now: float) -> None:
@@ -69,13 +76,15 @@ async def _recheck(context: Context, connection: Connection) -> None:
     held = context.sessions.get(connection.id)
     if held is None:
         return
+    session = held.session
     try:
         async with asyncio.timeout(10.0):
-            await context.parts.auth.recheck(held.session)
+            await context.parts.auth.recheck(session)
     except Unauthenticated:
-        end(context, connection, "the session is over")
-    except (TimeoutError, SidecarError):
-        log.warning("recheck_failed", connection=connection.id)  # asked again in a minute
+        if held.session is session:  # else a fresh token came meanwhile: it was the former session that is over
+            end(context, connection, "the session is over")
+    except Exception as error:  # noqa: BLE001  # the plugin's own trouble says nothing of the session
+        log.warning("recheck_failed", connection=connection.id, error=type(error).__name__)  # asked again in a minute
 
 
 def end(context: Context, connection: Connection, reason: str) -> None:
@@ -87,14 +96,15 @@ def end(context: Context, connection: Connection, reason: str) -> None:
 
 
 async def _renew(context: Context) -> None:
+    leases = context.parts.cache.leases
+    most = context.config.limits.connections_per_user
     for connection in context.registry:
+        if connection.closed:
+            continue
         try:
-            await context.parts.cache.leases.take(
-                f"connections:{connection.user}",
-                connection.id,
-                LEASE_SECONDS,
-                context.config.limits.connections_per_user,
-            )
+            lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most)
+            if lease is not None and connection.closed:
+                await leases.leave(lease)  # it went meanwhile: its place must not wait for the lease's end
         except Unavailable:
             return
 
@@ -110,7 +120,7 @@ async def follow_ended(context: Context) -> None:
                     if held is not None and ended.session_id in (None, held.session.session_id):
                         end(context, connection, "the session was ended")
             return  # this authenticator reports none
-        except SidecarError as error:
+        except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
             log.warning("ended_sessions_stopped", error=type(error).__name__)
             await asyncio.sleep(1.0)
 
@@ -122,7 +132,7 @@ async def follow_store(context: Context) -> None:
             async for user, chat_id in context.parts.store.changed():
                 await context.parts.cache.chats.drop(user, [chat_id] if chat_id is not None else [])
             return  # this store reports none
-        except SidecarError as error:
+        except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
             log.warning("store_changes_stopped", error=type(error).__name__)
             await asyncio.sleep(1.0)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 COSTS = {"sync_request": 10.0, "chats_request": 3.0, "messages_request": 3.0}
 """What a frame costs; any other costs 1."""
+_ROUNDING = 1e-6
+"""Whoever waited exactly as long as it was told is not refused for the last bit of a float."""
 
 
 @dataclass(slots=True)
@@ -18,13 +20,13 @@ class Bucket:
     at: float
 
     def take(self, cost: float, now: float) -> float:
-        """0.0 when the frame may pass, else the seconds after which one would."""
+        """0.0 when the frame may pass, else the seconds after which the same would."""
         self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
         self.at = now
         self.tokens -= cost
-        if self.tokens >= 0.0:
+        if self.tokens >= -_ROUNDING:
             return 0.0
-        return -self.tokens / self.rate
+        return (cost - self.tokens) / self.rate
 
     @property
     def flooded(self) -> bool:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import cast
 
 from aiohttp import web
 
 from sidecar.errors import StartRefused
+from sidecar.server.masks import Masks
 
 _HANDSHAKE_SECONDS = 5.0
 _HALF_OPEN = 4096
-"""TCP connections without a whole request that may be open at once."""
+"""TCP connections without a whole request that may be open at once; one more, and the oldest of them goes."""
+_END_OF_HEAD = b"\r\n\r\n"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -33,36 +36,115 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Handshakes:
-    """Makes aiohttp's protocol for each connection, and cuts those that send no whole request in time.
+class Incoming(asyncio.Protocol):
+    """One TCP connection: passes everything to aiohttp's protocol, under a deadline until a whole request has come.
 
-    aiohttp itself waits for good, so that connections which drip their headers would pile up.
+    Once the connection is a WebSocket, a frame without a mask ends it (RFC 6455 §5.1).
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_bare", "_handler", "_head", "_masks", "_timer", "_transport", "_upgraded", "_waiting")
+
+    def __init__(self, handler: web.RequestHandler, waiting: dict[Incoming, None], seconds: float) -> None:
+        self._handler = handler
+        self._waiting = waiting
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self.cut)
+        self._transport: asyncio.Transport | None = None
+        self._head: bytes | None = b""
+        """The last bytes of a head that has not ended yet; None: it has."""
+        self._masks = Masks()
+        self._bare = False
+        """A frame without a mask has come."""
+        self._upgraded = False
+        waiting[self] = None
+
+    def arrived(self) -> None:
+        """A whole request has come: the deadline is off."""
+        self._waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def upgraded(self) -> None:
+        """From here on, and from behind the request's head, this is a WebSocket."""
+        self._upgraded = True
+        self._head = None
+        if self._bare:
+            self.cut()
+
+    def cut(self) -> None:
+        """Ends the connection without a word."""
+        self.arrived()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transports are no subclass of it
+        self._handler.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head is not None:
+            self._look_for_frames(data)
+        elif not self._bare:
+            self._bare = not self._masks.follow(data)
+        if self._bare and self._upgraded:
+            self.cut()
+            return
+        self._handler.data_received(data)
+
+    def _look_for_frames(self, data: bytes) -> None:
+        # What comes behind the head is frames only if the request turns out to be an upgrade; they may be in this very chunk.
+        seen = (self._head or b"") + data
+        end = seen.find(_END_OF_HEAD)
+        if end < 0:
+            self._head = seen[-3:]
+            return
+        self._head = None
+        self._bare = not self._masks.follow(seen[end + 4 :])
+
+    def eof_received(self) -> bool | None:
+        self._handler.eof_received()
+        return None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.arrived()
+        self._transport = None
+        self._handler.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._handler.resume_writing()
+
+
+class Handshakes:
+    """Makes the protocol of each connection, and cuts those that send no whole request in time.
+
+    aiohttp itself waits for good, so that connections which drip their headers would pile up. When there are too many of
+    them the oldest goes first: a client that sends its request at once gets in, however many others only drip.
+    """
+
+    def __init__(self, *, seconds: float = _HANDSHAKE_SECONDS, half_open: int = _HALF_OPEN) -> None:
         self.make: Callable[[], web.RequestHandler] | None = None
         """aiohttp's factory; set before the first connection."""
-        self._waiting: dict[int, web.RequestHandler] = {}
+        self._seconds = seconds
+        self._half_open = half_open
+        self._waiting: dict[Incoming, None] = {}
 
     def __call__(self) -> asyncio.Protocol:
-        if self.make is None or len(self._waiting) >= _HALF_OPEN:
-            return _Refusing()
-        handler = self.make()
-        self._waiting[id(handler)] = handler
-        asyncio.get_running_loop().call_later(_HANDSHAKE_SECONDS, self._late, id(handler))
-        return handler
+        if self.make is None:
+            raise AssertionError("the factory is set before anything is accepted")
+        if len(self._waiting) >= self._half_open:
+            next(iter(self._waiting)).cut()
+        return Incoming(self.make(), self._waiting, self._seconds)
 
-    def arrived(self, request: web.Request) -> None:
-        """A whole request has come."""
-        self._waiting.pop(id(request.protocol), None)
-
-    def _late(self, number: int) -> None:
-        handler = self._waiting.pop(number, None)
-        if handler is not None and handler.transport is not None:
-            handler.transport.abort()
+    def __len__(self) -> int:
+        """How many connections have not sent a whole request yet."""
+        return len(self._waiting)
 
 
-class _Refusing(asyncio.Protocol):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()
+def incoming_of(request: web.Request) -> Incoming | None:
+    """The connection that this request came by; None when it is gone."""
+    transport = request.transport
+    protocol = transport.get_protocol() if transport is not None else None
+    return protocol if isinstance(protocol, Incoming) else None

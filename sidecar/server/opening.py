@@ -16,10 +16,12 @@ from sidecar.frames.client import Auth, Empty
 from sidecar.frames.errors import FrameError
 from sidecar.frames.reading import read
 from sidecar.ids import ConnectionId, UserHash, hash_user
+from sidecar.metrics import close_label
 from sidecar.parts import Caller
 from sidecar.records import rfc3339
 from sidecar.server.context import Context, OpenSession
 from sidecar.server.faults import wire_error
+from sidecar.server.peers import is_forwarded
 from sidecar.server.wire import WebSocketWire
 from sidecar.slots.authenticator import Credential, Session
 from sidecar.slots.cache import Lease
@@ -30,11 +32,42 @@ LEASE_SECONDS = 90.0
 """A connection's place is free again so long after a process was killed (threats T23)."""
 RECHECK_SECONDS = 60.0
 _SIGN_IN_SECONDS = 10.0
+_OPENING_SECONDS = 20.0
+"""From the `auth` frame to `ready`, whatever hangs: authenticator, cache or store."""
 _FRAMES_BEFORE_READY = 20
 
 
 class Closed(Exception):  # not an error: the socket is closed, there is nothing left to do
     """The socket was closed before it was ready."""
+
+
+def credential(request: web.Request, peer: str, token: str, *, from_cookie: bool) -> Credential:
+    """What the client shows; `peer` is its address behind trusted proxies."""
+    return Credential(
+        token=token,
+        from_cookie=from_cookie,
+        peer=peer,
+        host=request.host.lower(),
+        forwarded=is_forwarded(request.headers),
+        user_agent=request.headers.get("User-Agent", "")[:512],
+    )
+
+
+async def sign_in(context: Context, shown: Credential) -> Session:
+    """The session of this credential. Raises `Unauthenticated`, `Unavailable`."""
+    try:
+        async with asyncio.timeout(_SIGN_IN_SECONDS):
+            session = await context.parts.auth.sign_in(shown)
+    except TimeoutError:
+        raise Unavailable("auth", "it did not answer in time") from None
+    # Checked here, where it enters: everybody without an id would be one person, and a naive time is nobody's.
+    if not isinstance(session, Session) or not isinstance(session.user_id, str) or not session.user_id:
+        raise TypeError("sign_in must return a Session with a user_id, a text that is not empty")
+    if session.expires_at is not None and session.expires_at.tzinfo is None:
+        raise TypeError("the expires_at of a Session must have a time zone")
+    if session.expires_at is not None and session.expires_at <= context.parts.now():
+        raise Unauthenticated("the session has expired")
+    return session
 
 
 class Opening:
@@ -62,7 +95,7 @@ class Opening:
 
     def _close(self, code: int, reason: str) -> None:
         self._wire.close(code, reason)
-        self._context.parts.metrics.closed.labels(str(code)).inc()
+        self._context.parts.metrics.closed.labels(close_label(code)).inc()
         raise Closed
 
     async def ready(self) -> tuple[Connection, Lease]:
@@ -87,9 +120,12 @@ class Opening:
                 re, auth = await self._auth_frame()
         except TimeoutError:
             self._close(4408, "no auth frame in time")
+        except (ConnectionError, RuntimeError):
+            raise Closed from None  # gone, or closed by the server as it stops, while it was being heard
         self.answer_to = re
         try:
-            return await self._sign_in(re, auth)
+            async with asyncio.timeout(_OPENING_SECONDS):
+                return await self._sign_in(re, auth)
         except Closed:
             raise
         except Exception as error:  # noqa: BLE001  # every failure becomes a frame
@@ -134,6 +170,8 @@ class Opening:
         connection_id = ConnectionId(secrets.token_hex(12))
         lease = await self._place(user, connection_id)
         try:
+            if context.stopping:
+                raise WireError("unavailable", "the server restarts; reconnect", retryable=True, close=1012)
             known = await recognise(
                 context.parts, user, auth.device, auth.signals, self._request.headers.get("User-Agent", "")[:512]
             )
@@ -146,7 +184,10 @@ class Opening:
             context.registry.add(connection)
             self._ready(re, connection, session, known)
         except BaseException:
-            await context.parts.cache.leases.leave(lease)
+            try:
+                await context.parts.cache.leases.leave(lease)
+            except Unavailable:
+                pass  # the place ends by itself
             raise
         return connection, lease
 
@@ -156,20 +197,9 @@ class Opening:
         token = auth.token if auth.token is not None else cookie
         if token is None:
             raise Unauthenticated("no token was sent")
-        headers = self._request.headers
-        credential = Credential(
-            token=token,
-            from_cookie=auth.token is None,
-            peer=self._peer,
-            host=self._request.host.lower(),
-            forwarded=any(name in headers for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded")),
-            user_agent=headers.get("User-Agent", "")[:512],
+        return await sign_in(
+            self._context, credential(self._request, self._peer, token, from_cookie=auth.token is None)
         )
-        try:
-            async with asyncio.timeout(_SIGN_IN_SECONDS):
-                return await self._context.parts.auth.sign_in(credential)
-        except TimeoutError:
-            raise Unavailable("auth", "it did not answer in time") from None
 
     async def _place(self, user: UserHash, connection: ConnectionId) -> Lease:
         most = self._context.config.limits.connections_per_user

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_FORWARDING = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Proto", "Via")
+
 
 def read_address(text: str) -> Address | None:
-    """The address in this text, an IPv4-mapped one (RFC 4291 §2.5.5.2) as IPv4; with a port, brackets or zone too."""
-    text = text.strip().strip('"')
+    """The address in this text, an IPv4-mapped one (RFC 4291 §2.5.5.2) as IPv4; with a port, brackets or zone too.
+
+    None for anything else: an address that is only almost one is nobody's.
+    """
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    port = ""
     if text.startswith("["):
-        text = text[1:].partition("]")[0]
+        text, closed, port = text[1:].partition("]")
+        if not closed or ":" not in text:
+            return None
     elif text.count(":") == 1:
-        text = text.partition(":")[0]
+        text, colon, digits = text.partition(":")
+        port = colon + digits
+    if port and not (port[0] == ":" and port[1:].isascii() and port[1:].isdigit() and len(port) <= 6):
+        return None
     try:
-        address = ipaddress.ip_address(text.partition("%")[0])
+        address = ipaddress.ip_address(text.partition("%")[0] if ":" in text else text)
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_forwarded(headers: Container[str]) -> bool:
+    """Whether a request says of itself that it came through a proxy."""
+    return any(name in headers for name in _FORWARDING)
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> Address | None:

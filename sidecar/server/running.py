@@ -29,7 +29,7 @@ from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
-from sidecar.server.listening import Handshakes, bind
+from sidecar.server.listening import Handshakes, bind, incoming_of
 from sidecar.server.operators import operators_socket
 from sidecar.watchdog import Watchdog
 
@@ -85,6 +85,8 @@ class Server:
         context = self.context
         context.stopping = True
         self._stop_accepting()
+        for wire in list(context.opening):
+            wire.close(1012, "the server restarts; reconnect")
         connections = list(context.registry)
         pause = context.config.server.drain / max(1, len(connections))
         for number, connection in enumerate(connections):
@@ -148,42 +150,55 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 async def _listen(context: Context, stack: AsyncExitStack, listener: socket.socket) -> Callable[[], None]:
     health = Health(context)
-    handshakes = Handshakes()
-
-    @web.middleware
-    async def arrived(request: web.Request, handler: Handler) -> web.StreamResponse:
-        handshakes.arrived(request)
-        response = await handler(request)
-        if not isinstance(response, web.WebSocketResponse):
-            response.force_close()  # one request a connection: there is nothing to smuggle into (threats T26)
-        return response
 
     async def socket_route(request: web.Request) -> web.StreamResponse:
         return await serve_socket(context, request)
 
-    app = web.Application(client_max_size=64 * 1024, middlewares=[arrived])
-    app.add_routes([web.get("/ws", socket_route, allow_head=False), *health.routes()])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=15.0)
+    async def metrics(_: web.Request) -> web.Response:
+        return health.metrics_response()
+
+    routes = [web.get("/ws", socket_route, allow_head=False), *health.routes()]
+    stop_accepting = await _accept(stack, listener, routes)
+    port = context.config.server.metrics_port
+    if port is not None:
+        await _accept(stack, bind(context.config.server.host, port), [web.get("/metrics", metrics)])
+    return stop_accepting
+
+
+@web.middleware
+async def _arrived(request: web.Request, handler: Handler) -> web.StreamResponse:
+    incoming = incoming_of(request)
+    if incoming is not None:
+        incoming.arrived()
+    # One request a connection, whatever the answer: there is nothing to smuggle into (threats T26).
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        error.force_close()
+        raise
+    if not isinstance(response, web.WebSocketResponse):
+        response.force_close()
+    return response
+
+
+async def _accept(stack: AsyncExitStack, listener: socket.socket, routes: list[web.RouteDef]) -> Callable[[], None]:
+    """Serves these routes on a listening socket; returns what ends the accepting."""
+    stack.callback(listener.close)
+    app = web.Application(client_max_size=64 * 1024, middlewares=[_arrived])
+    app.add_routes(routes)
+    runner = web.AppRunner(
+        app,
+        access_log=None,  # a request line holds what the client chose
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        lingering_time=1.0,  # for a body that nobody reads
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     if runner.server is None:
         raise AssertionError("a runner that was set up has its server")
+    handshakes = Handshakes()
     handshakes.make = runner.server
     server = await asyncio.get_running_loop().create_server(handshakes, sock=listener)
     stack.callback(server.close)
-    port = context.config.server.metrics_port
-    if port is not None:
-        await _listen_for_metrics(context, stack, health, port)
     return server.close
-
-
-async def _listen_for_metrics(context: Context, stack: AsyncExitStack, health: Health, port: int) -> None:
-    async def metrics(_: web.Request) -> web.Response:
-        return health.metrics_response()
-
-    app = web.Application()
-    app.add_routes([web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, bind(context.config.server.host, port)).start()

@@ -6,6 +6,7 @@ Frames of one chat are answered one after the other; those of different chats do
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from dataclasses import replace
@@ -27,8 +28,7 @@ from sidecar.server.context import Context
 from sidecar.server.dispatch import answer, lane_of
 from sidecar.server.faults import wire_error
 from sidecar.server.limits import COSTS, Bucket
-from sidecar.server.opening import RECHECK_SECONDS
-from sidecar.slots.authenticator import Credential
+from sidecar.server.opening import RECHECK_SECONDS, credential, sign_in
 from sidecar.sync import answer_sync
 
 _FRAME_SECONDS = 30.0
@@ -49,6 +49,7 @@ class Socket:
         "_context",
         "_in_flight",
         "_lanes",
+        "_peer",
         "_request",
         "_room",
         "_sync",
@@ -58,12 +59,13 @@ class Socket:
     )
 
     def __init__(
-        self, context: Context, connection: Connection, ws: web.WebSocketResponse, request: web.Request
+        self, context: Context, connection: Connection, ws: web.WebSocketResponse, request: web.Request, peer: str
     ) -> None:
         self._context = context
         self._connection = connection
         self._ws = ws
         self._request = request
+        self._peer = peer
         limits = context.config.limits
         now = time.monotonic()
         self._bucket = Bucket(float(limits.frames_per_second), float(limits.burst), float(limits.burst), now)
@@ -94,6 +96,10 @@ class Socket:
                 await asyncio.wait(list(self._tasks), timeout=_FRAME_SECONDS)
 
     async def _control(self, message: WSMessage) -> bool:
+        """Answers a protocol ping, which costs as much as any frame; False at the socket's end."""
+        if self._bucket.take(1.0, time.monotonic()) and self._bucket.flooded:
+            self._connection.close(4429, "too many frames")
+            return False
         if message.type is WSMsgType.PING:
             try:
                 await self._ws.pong(message.data)
@@ -135,7 +141,7 @@ class Socket:
                 self._connection.close(4429, "too many frames")
             error = FrameError("rate_limited", "too many frames; send it again later", re=re)
             error.retryable = True
-            error.retry_after_ms = max(1, round(seconds * 1000))
+            error.retry_after_ms = math.ceil(seconds * 1000)
             raise error
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
@@ -163,6 +169,8 @@ class Socket:
         finally:
             self._in_flight -= len(waiting)
             del self._lanes[lane]
+            if self._room is not None:
+                self._room.set()
 
     async def _answer(self, frame: ClientFrame) -> None:
         started = time.perf_counter()
@@ -202,16 +210,7 @@ class Socket:
         """A fresh token for the same person; the socket lives on without a gap."""
         context, connection = self._context, self._connection
         open_session = context.sessions[connection.id]
-        headers = self._request.headers
-        credential = Credential(
-            token=payload.token,
-            from_cookie=False,
-            peer=self._request.remote or "",
-            host=self._request.host.lower(),
-            forwarded=any(name in headers for name in ("X-Forwarded-For", "X-Real-IP", "Forwarded")),
-            user_agent=headers.get("User-Agent", "")[:512],
-        )
-        session = await context.parts.auth.sign_in(credential)
+        session = await sign_in(context, credential(self._request, self._peer, payload.token, from_cookie=False))
         if hash_user(session.user_id, context.config.pepper) != connection.user:
             raise Unauthenticated("the token is another person's")
         now = asyncio.get_running_loop().time()
@@ -237,10 +236,11 @@ class Socket:
         connection = self._connection
         if before is not None:
             await asyncio.wait([before])
+        # Held back from before the position is taken: what a client gets between that and `complete` it does not apply.
+        connection.pause(connection.position)
         try:
             async for part in answer_sync(self._context.parts, connection.caller, payload):
-                if part.position is not None:
-                    connection.pause(part.position)
+                connection.pause(part.position)
                 await connection.send_waiting(encode(part.answer.type, part.answer.payload, frame.id))
         except Exception as error:  # noqa: BLE001  # every failure becomes a frame
             self._error(wire_error(error, frame.type), frame.id)

@@ -25,7 +25,7 @@ class WebSocketWire:
         self._ws = ws
         self._transport = transport
         self._spawn = spawn
-        self._closing = False
+        self._closing: asyncio.Task[None] | None = None
 
     def write(self, frame: bytes) -> None:
         self._send(frame, WSMsgType.TEXT)
@@ -52,9 +52,17 @@ class WebSocketWire:
             raise ConnectionResetError("the socket is closed") from error
 
     def close(self, code: int, reason: str) -> None:
-        if not self._closing:
-            self._closing = True
-            self._spawn(asyncio.create_task(self._close(code, reason)))
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(code, reason))
+            self._spawn(self._closing)
+
+    async def end(self) -> None:
+        """Returns when the socket is closed: as `close` began to, or else with 1000."""
+        if self._closing is None:
+            await self._close(1000, "")
+        else:
+            # Its code is the one that counts: closing here as well would come before it, with another.
+            await asyncio.wait([self._closing])
 
     async def _close(self, code: int, reason: str) -> None:
         try:

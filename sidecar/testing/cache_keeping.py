@@ -103,13 +103,19 @@ class KeepingContract(CacheBackend):
         await cache.chats.fill(alice.user, [old.having(epoch="0" * 20)], token)
         assert await alice.names_here(["one"]) == set()
         bob = Writer(cache, "bob")
-        await cache.chats.fill(bob.user, [old], await cache.chats.prepare(bob.user, [old.id]))
+        foreign = old.having(epoch=(await bob.head()).epoch)
+        await cache.chats.fill(bob.user, [foreign], await cache.chats.prepare(bob.user, [old.id]))
         assert await cache.chats.read(bob.user, [old.id]) == {}
         newer = old.having(version=1, draft_op="n", stored_version=1)
         await cache.chats.fill(alice.user, [newer], token)
         assert await alice.here() == newer
         await cache.chats.fill(alice.user, [old], token)
         assert await alice.here() == newer
+        token = await cache.chats.prepare(alice.user, [old.id])
+        await alice.title("t")
+        await cache.chats.fill(alice.user, [newer.having(version=9, stored_version=9, title_version=9)], token)
+        here = await alice.here()
+        assert (here.version, here.title_version, here.title) == (1, 1, b"t")
 
     async def test_s48_least_recently_used(self, cache: Cache) -> None:
         """S48: a fourth chat takes the place of the least recently used one only; what is nowhere else stays."""

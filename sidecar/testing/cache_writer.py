@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -41,7 +41,6 @@ class Writer:
     def __init__(self, cache: Cache, name: str = "alice") -> None:
         self.cache = cache
         self.user: UserHash = hash_user(name)
-        self._numbers = itertools.count(1)
 
     def chat(self, client_chat_id: str = "one") -> ChatId:
         """The full id of this person's chat."""
@@ -49,7 +48,7 @@ class Writer:
 
     def change(self, what: What, chat: str = "one", op: str | None = "", **more: Any) -> Change:
         """A change; its operation id is a new one unless given, None for the sidecar's own. Its digest is of what it asks."""
-        operation = f"op-{next(self._numbers)}" if op == "" else op
+        operation = uuid.uuid4().hex if op == "" else op
         return Change(
             **{
                 "user": self.user,

@@ -76,7 +76,7 @@ class CipherContract:
 
     def _needs(self, promised: bool) -> None:
         if not promised:
-            pytest.skip("this cipher does not promise it")
+            pytest.skip("not promised by this cipher")
 
     @pytest.mark.asyncio
     async def test_what_was_sealed_opens(self, cipher: Cipher) -> None:

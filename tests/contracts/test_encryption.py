@@ -41,7 +41,7 @@ class TestPassthrough(CipherContract):
 
     @pytest_asyncio.fixture
     async def broken_cipher(self) -> AsyncIterator[tuple[Cipher, KeyReference]]:
-        pytest.skip("it has no backend")
+        pytest.skip("not promised: it has no backend")
         yield
 
     async def test_it_says_that_the_client_seals_and_changes_nothing(self, cipher: Cipher) -> None:

@@ -17,7 +17,9 @@ async def test_two_devices(server: Server) -> None:
         print(await two.event("draft_updated"))
         a = await two.ask("draft_update", {"chatId": "c1", "content": doc("no"), "basedOnVersion": 1})
         assert a["type"] == "draft_conflict"
-        a = await two.ask("message_send", {"chatId": "c1", "clientMessageId": "m1", "content": doc("hi 2"), "draftVersion": 2})
+        a = await two.ask(
+            "message_send", {"chatId": "c1", "clientMessageId": "m1", "content": doc("hi 2"), "draftVersion": 2}
+        )
         print(a)
         print(await one.event("draft_updated"), await one.event("message_new"), await one.event("message_update"))
         print(await two.event("message_update"))

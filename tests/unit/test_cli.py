@@ -382,8 +382,11 @@ class Running:
             raise web.HTTPNotFound
         response = web.StreamResponse()
         await response.prepare(request)
-        for line in self.answers[command]:
-            await response.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        try:
+            for line in self.answers[command]:
+                await response.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+        except ConnectionError:
+            pass  # the command broke off, as it should at a line that is too long
         return response
 
 

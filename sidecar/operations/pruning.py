@@ -1,0 +1,77 @@
+"""Keys of drafts that never became chats: `keys-prune` (semantics §8).
+
+Forgotten, not destroyed: a device that was offline all the while may still hold the draft. It restores it then, under a
+new key; the mark of a destroyed key would tell it that the chat was deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+
+from sidecar.ids import ChatId, UserHash
+from sidecar.operations.arguments import Arguments
+from sidecar.operations.lines import Line, progress, result
+from sidecar.operations.scope import Scope, Target, chunks, refuse_end_to_end, scope_of
+from sidecar.operations.work import Work
+from sidecar.parts import Parts
+
+_PAGE = 200
+
+
+async def prune_keys(work: Work, arguments: Arguments) -> AsyncGenerator[Line, None]:
+    """Drops the keys whose chat neither cache nor store knows, now and `grace` seconds later. Result: `count`, `kept` of those meanwhile."""
+    parts = work.parts
+    refuse_end_to_end(parts)
+    scope = scope_of(arguments)
+    orphans: list[Target] = []
+    async for chunk in chunks(_keys(parts, scope), _PAGE):
+        orphans += await _unknown(parts, chunk)
+        await asyncio.sleep(0)
+    for target in orphans:
+        # Who uses one of them during the grace time puts it here again.
+        parts.references.drop(target.user, target.chat_id)
+    yield progress(0, len(orphans))
+    # A chat that begins has its key a moment before its record; a lost cache gets its drafts back from the devices.
+    end = asyncio.get_running_loop().time() + arguments.grace
+    while orphans and (left := end - asyncio.get_running_loop().time()) > 0:
+        await asyncio.sleep(min(left, 1.0))
+        yield progress(0, len(orphans))  # who asked may have gone: then nothing is forgotten
+    count = 0
+    for start in range(0, len(orphans), _PAGE):
+        for target in await _unknown(parts, orphans[start : start + _PAGE]):
+            count += await _forget(parts, target)
+        yield progress(min(start + _PAGE, len(orphans)), len(orphans))
+    yield result(count=count, kept=len(orphans) - count)
+
+
+async def _keys(parts: Parts, scope: Scope) -> AsyncGenerator[Target, None]:
+    async for key, user, chat_id in parts.cipher.keys():
+        if scope.holds(user, chat_id):
+            yield Target(user, chat_id, key)
+
+
+async def _unknown(parts: Parts, targets: Sequence[Target]) -> list[Target]:
+    """Those whose chat neither cache nor store knows. Raises `Unavailable`: who cannot be asked has not said no."""
+    users: dict[UserHash, list[ChatId]] = {}
+    for target in targets:
+        users.setdefault(target.user, []).append(target.chat_id)
+    known: set[tuple[UserHash, ChatId]] = set()
+    for user, ids in users.items():
+        known.update((user, chat_id) for chat_id in await parts.cache.chats.read(user, ids))
+        known.update((user, chat_id) for chat_id in await parts.store.known(user, ids))
+    return [target for target in targets if (target.user, target.chat_id) not in known]
+
+
+async def _forget(parts: Parts, target: Target) -> bool:
+    """Forgets the key, unless its chat has come into use."""
+    user, chat_id = target.user, target.chat_id
+    if parts.references.get(user, chat_id) is not None or not await _unknown(parts, [target]):
+        return False
+    await parts.cipher.forget(target.key)
+    if parts.references.get(user, chat_id) is not None or not await _unknown(parts, [target]):
+        # It came into use in this very moment: with a key it can be written again, and its device holds the text.
+        parts.references.drop(user, chat_id)
+        await parts.cipher.begin(user, chat_id)
+        return False
+    return True

@@ -1,0 +1,175 @@
+"""What the scenario tests do around the sidecar: look into its files, take its store away, empty its cache."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from plugins.encryption.local import LocalCipher
+from plugins.persistence.sqlite_store import SqliteStore
+from sidecar import ChatId, ChatInCache, Unavailable, UserHash
+from sidecar.server.running import Server
+from tests.device import Device, Frame
+
+AT_ONCE = {"debounce": "0s", "max_debounce": "0s"}
+"""Drafts and titles go to the store without delay."""
+NEVER = {"debounce": "10m", "max_debounce": "10m"}
+"""Nothing goes to the store but messages, and what goes with them."""
+
+
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
+    """Returns when the condition holds; fails the test if it does not come to hold."""
+    async with asyncio.timeout(seconds):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def settled(server: Server) -> None:
+    """Returns when the outbox has delivered everything that is due now or later."""
+    outbox = server.context.parts.cache.outbox
+
+    async def empty() -> bool:
+        server.context.worker.wake()
+        return not any(position.pending for position in (await outbox.positions()).values())
+
+    await outbox.hurry()
+    await until(empty)
+
+
+async def lose_cache(server: Server, device: Device) -> None:
+    """Everything that the cache had of this person is gone: chats, log, epoch, outcomes, tombstones."""
+    await server.context.parts.cache.chats.drop(UserHash(device.user), None)
+
+
+async def cached(server: Server, chat_id: str) -> ChatInCache | None:
+    """The chat as the cache has it, found without using it; None when it is not there."""
+    chats = server.context.parts.cache.chats
+    for context in server.context.registry:
+        found = (await chats.read(context.user, [ChatId(chat_id)])).get(ChatId(chat_id))
+        if isinstance(found, ChatInCache):
+            return found
+    return None
+
+
+def key_count(server: Server) -> int:
+    """How many chats have a key that is not destroyed."""
+    return cast("LocalCipher", server.context.parts.cipher).counts()[0]
+
+
+def rows(folder: Path, statement: str, *values: object) -> list[sqlite3.Row]:
+    """What the store's file answers to a query or a change made by hand."""
+    with closing(sqlite3.connect(folder / "data" / "store.sqlite", timeout=5.0)) as connection:
+        connection.row_factory = sqlite3.Row
+        found = connection.execute(statement, values).fetchall()
+        connection.commit()
+        return found
+
+
+@contextmanager
+def store_away(server: Server, *, reads: bool = True, writes: bool = True) -> Iterator[list[str]]:
+    """The store answers `Unavailable` meanwhile; gives the calls that were refused."""
+    connections = cast("SqliteStore", server.context.parts.store)._connections
+    refused: list[str] = []
+
+    def refusing(what: str) -> Callable[..., Awaitable[Any]]:
+        async def refuse(*_: object, **__: object) -> Any:
+            refused.append(what)
+            raise Unavailable("persistence", "away for the test", retry_after=0.05)
+
+        return refuse
+
+    with pytest.MonkeyPatch.context() as patch:
+        if reads:
+            patch.setattr(connections, "read", refusing("read"))
+        if writes:
+            patch.setattr(connections, "write", refusing("write"))
+        yield refused
+
+
+@contextmanager
+def slow_reads(server: Server) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
+    """Reads of the store hang after they read, until the second event is set; the first says that one hangs."""
+    connections = cast("SqliteStore", server.context.parts.store)._connections
+    hanging, go_on = asyncio.Event(), asyncio.Event()
+    read = connections.read
+
+    async def slow(query: Any) -> Any:
+        found = await read(query)
+        hanging.set()
+        await go_on.wait()
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connections, "read", slow)
+        yield hanging, go_on
+        go_on.set()
+
+
+def chats_of(frames: Sequence[Frame]) -> dict[str, Frame]:
+    """The chats of a sync's or page's frames, field by field as a client takes them together."""
+    chats: dict[str, Frame] = {}
+    for frame in frames:
+        for chat in frame["chats"]:
+            chats.setdefault(chat["id"], {}).update(chat)
+    return chats
+
+
+def held(chat: Frame) -> dict[str, Any]:
+    """What a device says of a chat that it holds like this."""
+    return {
+        "id": chat["id"],
+        "version": chat["version"],
+        "op": chat["draft_op"],
+        "titleVersion": chat["title_version"],
+        "titleOp": chat["title_op"],
+        "messagesVersion": chat["messages_version"],
+    }
+
+
+async def record(device: Device, chat_id: str) -> Frame:
+    """The chat as the server gives it on demand."""
+    answer = await device.ask("chats_request", {"ids": [chat_id]})
+    assert answer["type"] == "chats_page", answer
+    [chat] = answer["payload"]["chats"]
+    return cast("Frame", chat)
+
+
+@asynccontextmanager
+async def devices(server: Server, count: int, name: str = "alice", *, sync: bool = True) -> AsyncIterator[list[Device]]:
+    """Devices of one person, ready (and synced)."""
+    opened: list[Device] = []
+    try:
+        for _ in range(count):
+            device = await Device(server.url, name).open()
+            opened.append(device)
+            if sync:
+                await device.sync()
+        yield opened
+    finally:
+        for device in opened:
+            await device.close()
+
+
+async def begin(device: Device, chat: str, content: Any) -> Frame:
+    """A new chat with this draft: the payload of `chat_initiated`."""
+    answer = await device.ask("draft_update", {"tempChatId": chat, "content": content, "basedOnVersion": 0})
+    assert answer["type"] == "chat_initiated", answer
+    return cast("Frame", answer["payload"])
+
+
+async def say(device: Device, chat: str, message: str, content: Any, **more: Any) -> Frame:
+    """A message: the payload of `message_accepted`."""
+    answer = await device.ask(
+        "message_send", {"tempChatId": chat, "clientMessageId": message, "content": content, **more}
+    )
+    assert answer["type"] == "message_accepted", answer
+    return cast("Frame", answer["payload"])

@@ -1,0 +1,62 @@
+"""An event loop whose time is not real: it jumps to whatever is due next, so an hour costs nothing and a run can be repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class _NothingComes(selectors.SelectSelector):
+    """No file is ever ready; waiting moves the clock."""
+
+    def __init__(self, moved: Callable[[float], None]) -> None:
+        super().__init__()
+        self._moved = moved
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise AssertionError("everything waits and nothing is due: a deadlock")
+        if timeout > 0:
+            self._moved(timeout)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Work for threads is done on this thread, some milliseconds later: other tasks run in between, in an order that `chance` fixes."""
+
+    def __init__(self, chance: Random) -> None:
+        self._virtual = 1000.0
+        self._chance = chance
+        super().__init__(_NothingComes(self._move))
+
+    def _move(self, seconds: float) -> None:
+        self._virtual += seconds
+
+    def time(self) -> float:
+        return self._virtual
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        answer: asyncio.Future[T] = self.create_future()
+        wait = self._chance.random()
+        self.call_later(0.0 if wait < 0.5 else (wait - 0.5) * 0.006, _work, answer, func, args)
+        return answer
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs until this is done; everything else runs meanwhile as far as its time has come."""
+        return self.run_until_complete(work)
+
+
+def _work(answer: asyncio.Future[T], func: Callable[..., T], args: tuple[Any, ...]) -> None:
+    if answer.cancelled():
+        return
+    try:
+        result = func(*args)
+    except Exception as error:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
