@@ -47,7 +47,7 @@ def texts(node: Document) -> Iterator[str]:
         yield f"@{node['attrs'].get('label') or node['attrs']['id']}"
     for child in node.get("content", ()):
         yield from texts(child)
-        if child.get("type") == "paragraph":
+        if "content" in child:  # a block: what follows is not the same word
             yield " "
 
 

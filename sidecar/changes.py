@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from sidecar.cursors import Cursor
+from sidecar.frozen import frozen
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
 from sidecar.records import ChatInDB, Deleted, DraftState, MessageInCache, MessageInDB, Sealed, Status
 
@@ -146,7 +147,7 @@ class ChatInCache:
 # -- what a change asks ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PutDraft:
     """A draft sealed for version `base_version + 1`, or None to clear it."""
 
@@ -158,7 +159,7 @@ class PutDraft:
     """With `content` None: the client knows of a message, so the chat stays."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PutTitle:
     """A title sealed for version `base_version + 1`, or None to clear it."""
 
@@ -167,7 +168,7 @@ class PutTitle:
     base_op: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoredDraft:
     content: Sealed | None
     state: DraftState
@@ -175,14 +176,14 @@ class RestoredDraft:
     op: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoredTitle:
     title: Sealed | None
     version: int
     op: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restore:
     """What a device holds after the server lost it, put back unchanged where it is higher (semantics §2)."""
 
@@ -191,7 +192,7 @@ class Restore:
     messages_version: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AddMessage:
     """A message; its `sequence` is given by the rule. `draft_version` names the draft revision that it was made from."""
 
@@ -202,7 +203,7 @@ class AddMessage:
     """The store has this very message (so `sequence` is its own): only the draft is consumed, if it came back meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MessageStatus:
     message_id: MessageId
     status: Status
@@ -218,7 +219,7 @@ class DeleteChat:
     """The tombstone. The key was destroyed before."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored:
     """The store has the draft and title up to these versions, and, where named, this message (which becomes `delivered`)."""
 
@@ -252,7 +253,7 @@ class FillToken:
     value: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Change:
     """One atomic step on one chat of one person."""
 
@@ -276,7 +277,7 @@ class Change:
 ConflictReason = Literal["stale", "consumed", "deleted", "chat_deleted", "missing"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Replaced:
     """Texts that a restore or a message put out of the way, each still sealed for its own revision."""
 
@@ -288,7 +289,7 @@ class Replaced:
     title_op: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accepted:
     """The change took place, now or (`repeat`) the first time. Versions are those that it made, or found unchanged."""
 
@@ -318,7 +319,7 @@ class Accepted:
     """Where the log stands after this step; None when nothing was appended."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Conflict:
     """Nothing changed. `chat` is the winner, read in the same step; a tombstone with reason `chat_deleted`."""
 
@@ -365,7 +366,7 @@ class Entry:
     tries: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Remembered:
     """What is kept of an operation for 24 h: ids, versions, times; never text but a sealed `replaced`."""
 
@@ -387,7 +388,7 @@ class Remembered:
     replaced: Replaced | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usage:
     """What a person has in the cache that cannot be evicted."""
 
@@ -395,7 +396,7 @@ class Usage:
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class View:
     """All that the rule looks at, read in the same atomic step."""
 
@@ -407,7 +408,7 @@ class View:
     token_valid: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewItem:
     """A log entry to append."""
 
@@ -416,7 +417,7 @@ class NewItem:
     ref: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewEntry:
     """An outbox entry to append."""
 
@@ -424,7 +425,7 @@ class NewEntry:
     message_id: MessageId | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Decision:
     """What the shell has to do, all of it in one atomic step, and what it answers. None and empty mean: leave as it is."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Literal
 
+from sidecar.frozen import frozen
 from sidecar.ids import ChatId, ConnectionId, DeviceId
 
 _CURSOR = re.compile(r"([0-9a-f]{20})\.([0-9]{1,15})\.([0-9a-f]{8})\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cursor:
     """Epoch, offset and the tag of the entry at that offset. Offset 0 is the beginning, before any entry."""
 
@@ -42,7 +42,7 @@ def epoch_of(milliseconds: int, random: bytes) -> str:
 ItemKind = Literal["added", "draft", "title", "message", "message_update", "restored", "stored", "deleted", "notice"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Item:
     """One entry of the log: a reference to what changed, never its text."""
 
@@ -62,7 +62,7 @@ class Item:
 LossReason = Literal["cursor_expired", "epoch_changed"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Events:
     """A stretch of the log. With `lost` set the log does not cover the cursor: `items` is empty, `head` is where it ends now."""
 

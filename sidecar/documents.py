@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,25 +99,25 @@ def _levels(tree: Any) -> Iterator[int]:
 
 
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
+_STRING = re.compile(rb'"[^"]*"')
 
 
-def _surely_within(raw: bytes, limits: DocumentLimits) -> bool:
-    """A cheap sufficient test on the bytes alone; False only means that the tree must be walked."""
-    nodes = raw.count(b"{")  # inside of strings too: it only makes the document look larger
-    if nodes > limits.max_nodes:
-        return False
+def surely_within(raw: bytes, most: int) -> bool:
+    """Whether this JSON text has at most `most` levels, told from its bytes alone.
+
+    False only means that the tree must be walked: the levels of objects and of arrays are counted in pairs.
+    """
     if b"\\" in raw:
-        return False  # an escaped quote would break the pairing below
+        # An escaped quote is no end of a string; escaped backslashes first, since one may stand before a real end.
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     brackets = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in brackets:
-        return False  # a string with brackets in it
-    rounds = 0
-    while brackets:
-        rounds += 1  # takes the innermost level away, at most two
-        if rounds * 2 > limits.max_depth:
-            return False
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")
-    return True
+        brackets = _STRING.sub(b"", brackets)  # strings with brackets in them
+    for _ in range(most // 2):
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")  # takes one level away, at most two
+    return not brackets
 
 
 def document(tree: Any, limits: DocumentLimits, path: str = "content") -> Document:
@@ -129,7 +130,8 @@ def document(tree: Any, limits: DocumentLimits, path: str = "content") -> Docume
     raw = _written(tree, path)
     if len(raw) > limits.max_bytes:
         raise _too_large("bytes", limits.max_bytes, path)
-    if _surely_within(raw, limits):
+    # Brackets within strings are counted too: they only make the document look larger.
+    if raw.count(b"{") <= limits.max_nodes and surely_within(raw, limits.max_depth):
         return Document(raw)
     nodes = 0
     for depth, found in enumerate(_levels(tree), 1):

@@ -149,7 +149,7 @@ async def _refused(parts: Parts, chat_id: ChatId, temp: str | None, outcome: Con
             "updatedAt": rfc3339(chat.draft_at or chat.updated_at),
         }
         if raw is None:
-            payload["reason"] = "deleted"
+            payload["reason"] = "consumed" if chat.draft_state == "consumed" else "deleted"
         return Answer("draft_updated", payload)
     return _conflict(parts, chat_id, temp, outcome.reason, chat, winner)
 

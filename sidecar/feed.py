@@ -22,6 +22,7 @@ from sidecar.parts import Parts
 
 ERASED = 4401
 _AT_ONCE = 200
+_FOR_THE_OUTBOX = frozenset({"message", "deleted", "notice"})
 _LOOK_SECONDS = 2.0
 """How often the end and epoch of every open person's log are looked at, notice or not."""
 
@@ -43,13 +44,16 @@ def spawn(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) 
 class Feed:
     """The events of one person on this process."""
 
-    __slots__ = ("_again", "_parts", "_pumping", "_registry", "_user", "head")
+    __slots__ = ("_again", "_on_entry", "_parts", "_pumping", "_registry", "_user", "head")
 
-    def __init__(self, parts: Parts, user: UserHash, head: Cursor, registry: Registry) -> None:
+    def __init__(
+        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[], None]
+    ) -> None:
         self._parts = parts
         self._user = user
         self.head = head
         self._registry = registry
+        self._on_entry = on_entry
         self._pumping = False
         self._again = False
 
@@ -57,9 +61,17 @@ class Feed:
         """Something may have happened."""
         if self._pumping:
             self._again = True
-        else:
+        elif self._parts.cache.chats.grown(self._user, self.head):
             self._pumping = True
             spawn(self._pump(), tasks)
+
+    async def pump(self) -> None:
+        """Passes on what has happened, in the caller's own time, unless that is being done already."""
+        if self._pumping:
+            self._again = True
+        else:
+            self._pumping = True
+            await self._pump()
 
     async def _pump(self) -> None:
         trouble = 0
@@ -107,6 +119,8 @@ class Feed:
         connections = self._registry.of(self._user)
         sent = 0
         for item, frame in zip(events.items, frames, strict=True):
+            if item.kind in _FOR_THE_OUTBOX:
+                self._on_entry()
             cursor = Cursor(epoch, item.offset, item.tag)
             for connection in connections:
                 own = item.connection is not None and item.connection == connection.id
@@ -116,7 +130,7 @@ class Feed:
                 sent += frame is not None and not own
             self.head = cursor
         if sent:
-            self._parts.metrics.events.inc(sent)
+            self._parts.metrics.events.labels().inc(sent)
         return len(events.items) == _AT_ONCE
 
     def _tell(self, reason: str) -> None:
@@ -140,8 +154,8 @@ class Feeds:
         self._feeds: dict[UserHash, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: list[asyncio.Task[None]] = []
-        self.on_growth: Callable[[], None] = lambda: None
-        """Called when any person's log grew: the outbox may have work."""
+        self.on_entry: Callable[[], None] = lambda: None
+        """Called when something was appended to the outbox: a message, a deletion."""
 
     async def __aenter__(self) -> Feeds:
         self._followers = [asyncio.create_task(self._follow()), asyncio.create_task(self._look())]
@@ -158,7 +172,7 @@ class Feeds:
         feed = self._feeds.get(user)
         if feed is None:
             head = (await self._parts.cache.chats.events(user, None, 0)).head
-            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, self._registry))
+            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, self._registry, self.on_entry))
         return feed.head
 
     def leave(self, user: UserHash) -> None:
@@ -171,12 +185,17 @@ class Feeds:
         if feed is not None:
             feed.poke(self._tasks)
 
+    async def pump(self, user: UserHash) -> None:
+        """This person's log has grown by a change of one of its connections: whoever made it passes it on."""
+        feed = self._feeds.get(user)
+        if feed is not None:
+            await feed.pump()
+
     async def _follow(self) -> None:
         while True:
             try:
                 async for user in self._parts.cache.chats.watch():
                     self.poke(user)
-                    self.on_growth()
             except Unavailable as error:
                 log.warning("notices_stopped", part=error.part)
             # The log is looked at meanwhile, so nothing is missed but time (lesson L46).

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from sidecar.tallies import Tallies, Tally, Timing
 
 _CODES = frozenset(
     {1000, 1001, 1002, 1003, 1006, 1007, 1008, 1009, 1011, 1012, 1013, 4008, 4400, 4401, 4403, 4408, 4410, 4429}
@@ -30,22 +32,22 @@ class Metrics:
         self.refused = Counter(
             "sidecar_handshakes_refused", "Refused before the upgrade.", ["reason"], registry=registry
         )
-        self.frames = Counter("sidecar_frames", "Client frames, by type.", ["type"], registry=registry)
-        self.errors = Counter("sidecar_errors", "Error frames sent, by code.", ["code"], registry=registry)
-        self.accepted = Counter("sidecar_changes_accepted", "Accepted changes, by kind.", ["kind"], registry=registry)
+        self.frames = Tally("sidecar_frames", "Client frames, by type.", ["type"])
+        self.errors = Tally("sidecar_errors", "Error frames sent, by code.", ["code"])
+        self.accepted = Tally("sidecar_changes_accepted", "Accepted changes, by kind.", ["kind"])
         self.conflicts = Counter(
             "sidecar_conflicts", "Refused changes, by kind and reason.", ["kind", "reason"], registry=registry
         )
         self.undecryptable = Counter("sidecar_undecryptable", "Values that did not open.", ["field"], registry=registry)
-        self.events = Counter("sidecar_events", "Events sent to connections.", registry=registry)
+        self.events = Tally("sidecar_events", "Events sent to connections.", [])
         self.resyncs = Counter("sidecar_resyncs", "resync_required sent, by reason.", ["reason"], registry=registry)
         self.syncs = Counter("sidecar_syncs", "Sync answers, by kind.", ["kind"], registry=registry)
-        self.handled = Histogram(
+        self.handled = Timing(
             "sidecar_frame_seconds",
             "From a frame's arrival to its answer.",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-            registry=registry,
+            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
+        registry.register(Tallies(self.frames, self.errors, self.accepted, self.events, self.handled))
         self.delivered = Counter(
             "sidecar_outbox_delivered", "Outbox calls, by plugin and result.", ["plugin", "result"], registry=registry
         )

@@ -28,8 +28,9 @@ T = TypeVar("T")
 
 def rfc3339(time: datetime) -> str:
     """RFC 3339, UTC, milliseconds, `Z`."""
-    text = time.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text[:-6] + "Z"
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return time.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def milliseconds(time: datetime) -> datetime:

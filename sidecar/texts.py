@@ -6,10 +6,10 @@ from typing import Any
 
 from sidecar.changes import ChatInCache
 from sidecar.documents import Document, DocumentLimits, document, dump
-from sidecar.errors import Unavailable, WireError
+from sidecar.errors import Unavailable, Undecryptable, WireError
 from sidecar.ids import ChatId, KeyReference, MessageId, UserHash
 from sidecar.parts import Parts
-from sidecar.records import Field, MessageInDB, Sealed
+from sidecar.records import ChatInDB, Field, MessageInDB, Sealed
 
 
 def content_of(parts: Parts, value: Any, max_bytes: int, path: str = "content") -> Document:
@@ -80,7 +80,15 @@ async def open_draft(parts: Parts, chat: ChatInCache) -> bytes | None:
     """The draft's JSON. Raises `Undecryptable`, `KeyGone`, `Unavailable`."""
     if chat.draft is None:
         return None
-    return await open_draft_of(parts, chat, chat.draft, chat.version)
+    try:
+        return await open_draft_of(parts, chat, chat.draft, chat.version)
+    except Undecryptable:
+        row = await _row(parts, chat) if chat.version <= chat.stored_version else None
+        if row is None or row.version != chat.version or row.draft is None or row.draft == chat.draft:
+            raise
+    raw = await open_draft_of(parts, chat, row.draft, row.version)
+    await parts.cache.chats.drop(chat.user, [chat.id])
+    return raw
 
 
 async def open_draft_of(parts: Parts, chat: ChatInCache, sealed: Sealed, version: int) -> bytes:
@@ -89,9 +97,18 @@ async def open_draft_of(parts: Parts, chat: ChatInCache, sealed: Sealed, version
 
 
 async def open_title(parts: Parts, chat: ChatInCache) -> str | None:
+    """As `open_draft`."""
     if chat.title is None:
         return None
-    return await open_title_of(parts, chat, chat.title, chat.title_version)
+    try:
+        return await open_title_of(parts, chat, chat.title, chat.title_version)
+    except Undecryptable:
+        row = await _row(parts, chat) if chat.title_version <= chat.stored_title_version else None
+        if row is None or row.title_version != chat.title_version or row.title is None or row.title == chat.title:
+            raise
+    title = await open_title_of(parts, chat, row.title, row.title_version)
+    await parts.cache.chats.drop(chat.user, [chat.id])
+    return title
 
 
 async def open_title_of(parts: Parts, chat: ChatInCache, sealed: Sealed, version: int) -> str:
@@ -100,5 +117,26 @@ async def open_title_of(parts: Parts, chat: ChatInCache, sealed: Sealed, version
 
 
 async def open_message(parts: Parts, key: KeyReference, message: MessageInDB) -> bytes:
-    field = Field(message.hashed_user_id, message.chat_id, "message", message.id, 0)
-    return await parts.cipher.open(key, field, message.content)
+    """As `open_draft`."""
+    user, chat_id = message.hashed_user_id, message.chat_id
+    field = Field(user, chat_id, "message", message.id, 0)
+    try:
+        return await parts.cipher.open(key, field, message.content)
+    except Undecryptable:
+        try:
+            row = (await parts.store.find(user, chat_id, [message.id])).get(message.id)
+        except Unavailable:
+            row = None
+        if row is None or row.content == message.content:
+            raise
+    raw = await parts.cipher.open(key, field, row.content)
+    await parts.cache.chats.drop(user, [chat_id])
+    return raw
+
+
+async def _row(parts: Parts, chat: ChatInCache) -> ChatInDB | None:
+    """What the store has of a chat whose cached copy does not open: a clean copy is worth no more than its source (threats T29)."""
+    try:
+        return (await parts.store.known(chat.user, [chat.id])).get(chat.id)
+    except Unavailable:
+        return None

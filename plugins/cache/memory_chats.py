@@ -270,6 +270,13 @@ class MemoryChats(Chats):
         self._state.begin_epoch(person, now, *after)
         self._state.watchers.grew(person.user)
 
+    def grown(self, user: UserHash, after: Cursor) -> bool:
+        person = self._state.persons.get(user)
+        if person is None:
+            return True
+        person.polled = self._state.clock()  # asked on behalf of a device that is connected, as `events` is
+        return person.log.epoch != after.epoch or person.log.end != after.offset
+
     def watch(self) -> AsyncIterator[UserHash]:
         self._state.now()
         return self._state.watchers.watch()

@@ -194,6 +194,7 @@ class State:
             slot = person.chats.get(chat_id) if person is not None and chat_id is not None else None
             if person is not None and slot is not None:
                 self.settle_place(person, slot, now)
+                self.evict(person)
 
     # -- lifetimes -----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
 from sidecar.frames.values import FrameId, Payload
+from sidecar.frozen import frozen
 
 
 class WebSocketMessage(Payload):
@@ -23,7 +23,7 @@ class WebSocketMessage(Payload):
     payload: dict[str, Any] = Field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClientFrame:
     """A client frame that fits its model. Its repr shows nothing that a person wrote."""
 

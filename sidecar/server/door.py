@@ -91,9 +91,10 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
     except (web.HTTPException, ConnectionError):
         return refused(context, Refusal(400, "handshake", "this is no WebSocket handshake (RFC 6455)"))
     incoming = incoming_of(request)
-    if incoming is not None:
-        incoming.upgraded()
-    wire = WebSocketWire(ws, request.transport, context.keep)
+    if incoming is None:
+        return ws  # gone already
+    incoming.upgraded()
+    wire = WebSocketWire(ws, incoming, context.keep)
     metrics = context.parts.metrics
     context.opening.add(wire)
     try:
@@ -112,7 +113,7 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
     finally:
         connection.lost()
         metrics.connections.dec()
-        metrics.closed.labels(close_label(ws.close_code)).inc()
+        metrics.closed.labels(close_label(wire.code or ws.close_code)).inc()
         context.sessions.pop(connection.id, None)
         last = context.registry.remove(connection)
         if last:

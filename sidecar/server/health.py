@@ -6,7 +6,7 @@ import asyncio
 import html
 import platform
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 import orjson
@@ -101,12 +101,13 @@ class Health:
         parts: dict[str, Any] = {}
         ready = True
         for name, state in states.items():
-            if isinstance(state, SidecarError):
+            trouble = _trouble(state)
+            if trouble is not None:
                 # Without one of its slots the sidecar cannot serve; a plugin beside them fails alone.
                 ready = ready and name not in _SLOTS
-                parts[name] = {"state": "failed", "reason": type(state).__name__}
+                parts[name] = {"state": "failed", "reason": trouble}
             else:
-                parts[name] = {"state": "ok", **({"detail": state} if state is not None else {})}
+                parts[name] = {"state": "ok", **({"detail": state} if state not in (None, "ok") else {})}
         for name, trouble in zip(("cache", "persistence"), answers, strict=True):
             if trouble is not None:
                 ready = False
@@ -135,6 +136,15 @@ class Health:
 
     async def asyncapi(self, _: web.Request) -> web.Response:
         return web.Response(body=self._asyncapi, content_type="application/json")
+
+
+def _trouble(state: object) -> str | None:
+    """What a plugin's `state()` says is wrong: `{"ok": False, "reason": …}`, which is also said of one that did not answer."""
+    if isinstance(state, SidecarError):
+        return type(state).__name__
+    if isinstance(state, Mapping) and state.get("ok") is False:
+        return str(state.get("reason", "it says so"))
+    return None
 
 
 async def _answers(question: Awaitable[object]) -> str | None:

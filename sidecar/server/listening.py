@@ -15,6 +15,8 @@ from sidecar.server.masks import Masks
 _HANDSHAKE_SECONDS = 5.0
 _HALF_OPEN = 4096
 """TCP connections without a whole request that may be open at once; one more, and the oldest of them goes."""
+_SEND_BUFFER = 256 * 1024
+"""Bytes that the system keeps for a reader that takes nothing; by itself it would keep megabytes for each (threats T18)."""
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -24,6 +26,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
         listener.bind((host, port))
         listener.listen(1024)
     except OSError as error:
@@ -42,7 +45,7 @@ class Incoming(asyncio.Protocol):
     Once the connection is a WebSocket, a frame without a mask ends it (RFC 6455 §5.1).
     """
 
-    __slots__ = ("_bare", "_handler", "_head", "_masks", "_timer", "_transport", "_upgraded", "_waiting")
+    __slots__ = ("_bare", "_handler", "_head", "_masks", "_room", "_timer", "_transport", "_upgraded", "_waiting")
 
     def __init__(self, handler: web.RequestHandler, waiting: dict[Incoming, None], seconds: float) -> None:
         self._handler = handler
@@ -55,6 +58,8 @@ class Incoming(asyncio.Protocol):
         self._bare = False
         """A frame without a mask has come."""
         self._upgraded = False
+        self._room: asyncio.Future[None] | None = None
+        """Set while the transport takes nothing: done when it does again, or is lost."""
         waiting[self] = None
 
     def arrived(self) -> None:
@@ -108,13 +113,32 @@ class Incoming(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.arrived()
         self._transport = None
+        self._make_room()
         self._handler.connection_lost(exc)
 
     def pause_writing(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
         self._handler.pause_writing()
 
     def resume_writing(self) -> None:
+        self._make_room()
         self._handler.resume_writing()
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set_result(None)
+
+    def backlog(self) -> int:
+        """Bytes that the transport has not got rid of."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    async def drained(self) -> None:
+        """Returns when the transport takes more. Raises `ConnectionError` when it is lost."""
+        if self._room is not None:
+            await asyncio.wait([self._room])  # which cancels nothing but the waiting, so that others may go on waiting
+        if self._transport is None:
+            raise ConnectionResetError("the connection is lost")
 
 
 class Handshakes:

@@ -33,6 +33,9 @@ from sidecar.server.listening import Handshakes, bind, incoming_of
 from sidecar.server.operators import operators_socket
 from sidecar.watchdog import Watchdog
 
+_YOUNG_OBJECTS = 50_000
+"""Allocations between two looks of the garbage collector. Python's own 700 are seven drafts, and drafts make no cycles."""
+
 log = structlog.get_logger("sidecar.server")
 
 
@@ -114,7 +117,7 @@ async def serving(config: Config) -> AsyncIterator[Server]:
         feeds = await stack.enter_async_context(Feeds(parts, registry))
         holder = f"{os.getpid()}-{secrets.token_hex(6)}"
         worker = await stack.enter_async_context(OutboxWorker(parts, plugins.listeners, holder))
-        feeds.on_growth = worker.wake
+        feeds.on_entry = worker.wake
         context = Context(
             config=config,
             parts=parts,
@@ -134,6 +137,7 @@ async def serving(config: Config) -> AsyncIterator[Server]:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         gc.collect()
+        gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
         gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
         try:
             yield Server(context, f"http://{shown}:{port}", stop_accepting)

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 from aiohttp import WSMessage, WSMsgType, web
@@ -40,6 +40,15 @@ _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 log = structlog.get_logger("sidecar.server")
 
 
+@dataclass(slots=True)
+class _Turn:
+    """A task's turn at reading, which it keeps while its frames wait for nothing."""
+
+    over: bool = False
+    deadline: asyncio.Timeout | None = None
+    """Of the frame that is being worked on."""
+
+
 class Socket:
     """The frames of one connection."""
 
@@ -49,6 +58,7 @@ class Socket:
         "_context",
         "_in_flight",
         "_lanes",
+        "_over",
         "_peer",
         "_request",
         "_room",
@@ -73,27 +83,41 @@ class Socket:
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._room: asyncio.Event | None = None
+        self._over = asyncio.Event()
         self._sync: asyncio.Task[None] | None = None
         self._sync_re: str | None = None
 
     async def serve(self) -> None:
         """Returns when the socket is closed. What is under way is finished: an accepted change is not undone by a lost socket."""
         try:
-            while not self._connection.closed:
-                message = await self._ws.receive()
-                if message.type not in _DATA and not await self._control(message):
-                    return
-                self._connection.last_heard = asyncio.get_running_loop().time()
-                if message.type in _DATA:
-                    self._take(message)
-                if self._in_flight >= _IN_FLIGHT:
-                    self._room = asyncio.Event()
-                    await self._room.wait()
+            await self._read()
+            await self._over.wait()
         finally:
             if self._sync is not None:
                 self._sync.cancel()
             if self._tasks:
                 await asyncio.wait(list(self._tasks), timeout=_FRAME_SECONDS)
+
+    async def _read(self) -> None:
+        """Reads frames until the socket ends, or until one has to wait for something: then another task reads on.
+
+        Most frames wait for nothing, and a task for each would cost as much as sealing it does.
+        """
+        try:
+            while not self._connection.closed:
+                message = await self._ws.receive()
+                if message.type not in _DATA and not await self._control(message):
+                    break
+                self._connection.last_heard = asyncio.get_running_loop().time()
+                frame = self._take(message) if message.type in _DATA else None
+                if frame is not None and not await self._lead(frame):
+                    return
+                if self._in_flight >= _IN_FLIGHT:
+                    self._room = asyncio.Event()
+                    await self._room.wait()
+        except ConnectionError:
+            pass  # the reader is gone, which is how most sockets end
+        self._over.set()
 
     async def _control(self, message: WSMessage) -> bool:
         """Answers a protocol ping, which costs as much as any frame; False at the socket's end."""
@@ -108,8 +132,8 @@ class Socket:
             return True
         return message.type is WSMsgType.PONG
 
-    def _take(self, message: WSMessage) -> None:
-        """One data frame: refused here, answered here, or put into its lane."""
+    def _take(self, message: WSMessage) -> ClientFrame | None:
+        """One data frame: refused here, answered here, or returned to be worked on in its lane."""
         try:
             if message.type is WSMsgType.BINARY:
                 self._limit("")
@@ -122,7 +146,7 @@ class Socket:
             self._limit(frame.type, frame.id)
         except WireError as error:
             self._error(error, getattr(error, "re", None))
-            return
+            return None
         self._context.parts.metrics.frames.labels(frame.type).inc()
         payload = frame.payload
         if isinstance(payload, Empty) and frame.type == "ping":
@@ -132,7 +156,8 @@ class Socket:
         elif isinstance(payload, SyncRequest):
             self._start_sync(frame, payload)
         else:
-            self._queue(frame)
+            return frame
+        return None
 
     def _limit(self, type_: str, re: str | None = None) -> None:
         seconds = self._bucket.take(COSTS.get(type_, 1.0), time.monotonic())
@@ -146,22 +171,36 @@ class Socket:
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
-    def _queue(self, frame: ClientFrame) -> None:
+    async def _lead(self, frame: ClientFrame) -> bool:
+        """Works on the frame's lane, if nobody does. False if that had to wait, so that another task reads now."""
         lane = lane_of(frame)
         self._in_flight += 1
         waiting = self._lanes.get(lane)
         if waiting is not None:
             waiting.append(frame)
-            return
+            return True
         self._lanes[lane] = deque((frame,))
-        spawn(self._work(lane), self._tasks)
+        turn = _Turn()
+        # Runs in the loop's next round: only if the work has not come to its end in this one.
+        handle = asyncio.get_running_loop().call_soon(self._hand_over, turn)
+        try:
+            await self._work(lane, turn)
+        finally:
+            handle.cancel()  # when the process stops in between as well: nobody reads on then
+        return not turn.over
 
-    async def _work(self, lane: str) -> None:
+    def _hand_over(self, turn: _Turn) -> None:
+        turn.over = True
+        if turn.deadline is not None:
+            turn.deadline.reschedule(asyncio.get_running_loop().time() + _FRAME_SECONDS)
+        spawn(self._read(), self._tasks)
+
+    async def _work(self, lane: str, turn: _Turn) -> None:
         waiting = self._lanes[lane]
         try:
             while waiting:
                 frame = waiting[0]
-                await self._answer(frame)
+                await self._answer(frame, turn)
                 waiting.popleft()
                 self._in_flight -= 1
                 if self._room is not None and self._in_flight < _IN_FLIGHT:
@@ -172,11 +211,12 @@ class Socket:
             if self._room is not None:
                 self._room.set()
 
-    async def _answer(self, frame: ClientFrame) -> None:
+    async def _answer(self, frame: ClientFrame, turn: _Turn) -> None:
         started = time.perf_counter()
         parts = self._context.parts
         try:
-            async with asyncio.timeout(_FRAME_SECONDS):
+            # What waits for nothing needs no deadline; with the turn's end it gets one.
+            async with asyncio.timeout(_FRAME_SECONDS if turn.over else None) as turn.deadline:
                 if isinstance(frame.payload, AuthRefresh):
                     result = await self._refresh(frame.payload)
                 else:
@@ -184,6 +224,8 @@ class Socket:
         except Exception as error:  # noqa: BLE001  # every failure becomes a frame
             self._error(wire_error(error, frame.type), frame.id)
             return
+        finally:
+            turn.deadline = None  # one that is over cannot be moved when the turn ends
         if result.cursor is not None:
             result.payload["cursor"] = str(result.cursor)
         elif frame.type not in ("messages_request", "chats_request", "set_active_chat", "auth_refresh"):
@@ -192,7 +234,8 @@ class Socket:
             self._log_conflict(result)
         self._connection.answer(encode(result.type, result.payload, frame.id), result.cursor)
         if result.cursor is not None:
-            self._context.feeds.poke(self._connection.user)
+            # In this task: the answer waits for the feed to come to its place anyway.
+            await self._context.feeds.pump(self._connection.user)
         parts.metrics.handled.observe(time.perf_counter() - started)
 
     def _log_conflict(self, result: Answer) -> None:

@@ -65,6 +65,10 @@ class Chats(ABC):
         """
         ...
 
+    def grown(self, user: UserHash, after: Cursor) -> bool:
+        """Whether this person's log may have gone on behind `after`, told without asking a server; True when in doubt."""
+        return True
+
     @abstractmethod
     def watch(self) -> AsyncIterator[UserHash]:
         """Persons whose log grew, on any process; may lose and double, since the log is the truth. Runs for good."""

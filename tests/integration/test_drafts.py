@@ -439,8 +439,8 @@ async def test_s62_sealed_texts_moved_to_another_place_do_not_open(serve: Serve,
         assert [tuple(row) for row in rows(tmp_path, "SELECT id, draft, title FROM chats ORDER BY id")] == rows_before
         mended = await one.ask("draft_update", {"chatId": a, "content": doc("mended"), "basedOnVersion": 1})
         assert mended["payload"]["version"] == 2
-        chat = await record(one, a)
-        assert (chat["draft"], chat["undecryptable"]) == (doc("mended"), ["title"])
+        now = await record(one, a)
+        assert (now["draft"], now["undecryptable"]) == (doc("mended"), ["title"])
 
 
 async def test_with_passthrough_content_is_a_string_that_only_clients_read(serve: Serve, tmp_path: Path) -> None:
@@ -496,6 +496,7 @@ async def test_f15_a_draft_is_due_at_once_when_the_last_device_leaves(serve: Ser
     async with serve(drafts={"debounce": "5m", "max_debounce": "5m"}) as server:
         async with devices(server, 1) as (one,):
             await say(one, "c1", "m1", doc("hello"))
+            await settled(server)
             await one.ask("draft_update", {"chatId": "c1", "content": doc("left behind"), "basedOnVersion": 0})
             await asyncio.sleep(0.3)
             assert rows(tmp_path, "SELECT version FROM chats")[0]["version"] == 0

@@ -12,7 +12,20 @@ from sidecar import Change, Entry, Outcome, Stored
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc, new_id
-from tests.integration.world import AT_ONCE, NEVER, begin, cached, devices, key_count, record, rows, say, settled, until
+from tests.integration.world import (
+    AT_ONCE,
+    NEVER,
+    begin,
+    cached,
+    devices,
+    key_count,
+    of_chat,
+    record,
+    rows,
+    say,
+    settled,
+    until,
+)
 
 
 async def test_s26_the_first_message_makes_exactly_one_chat_row_and_one_message_row(
@@ -71,10 +84,7 @@ async def test_s27_two_first_messages_at_once_are_one_chat_and_two_messages_in_a
                 for answer in answers
             }
             assert sorted(sequences.values()) == [1, 2]
-            seen = [
-                await three.event("message_new", lambda event, chat=chat: event["message"]["chat_id"] == one.full(chat))
-                for _ in range(2)
-            ]
+            seen = [await three.event("message_new", of_chat(one.full(chat))) for _ in range(2)]
             assert {each["message"]["client_message_id"]: each["message"]["sequence"] for each in seen} == sequences
             await settled(server)
             stored = rows(

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-import tests.device
 from sidecar import ChatId, KeyReference, UserHash
 from sidecar.server.running import Server
+from sidecar.testing.frames import check as check_frame
 from tests.conftest import Serve
 from tests.device import Device, Frame, doc
 from tests.integration.world import (
@@ -496,13 +496,12 @@ async def test_no_frame_is_larger_than_the_limit(serve: Serve, monkeypatch: pyte
     """Semantics §6: with the largest drafts and messages; messages are cut to fit and say that there are more."""
     limit = 96 * 1024
     sizes: list[tuple[str, int]] = []
-    check = tests.device.check
 
     def measuring(frame: Frame) -> None:
         sizes.append((frame["type"], len(orjson.dumps(frame))))
-        check(frame)
+        check_frame(frame)
 
-    monkeypatch.setattr(tests.device, "check", measuring)
+    monkeypatch.setattr("tests.device.check", measuring)
     large = {"drafts": {"max_bytes": "32KiB", **AT_ONCE}, "messages": {"max_bytes": "32KiB"}}
     async with serve(limits=FAST, sync={"max_frame": "96KiB", "recent": 4}, **large) as server:
         async with devices(server, 1) as (one,):
@@ -546,14 +545,13 @@ async def test_on_one_socket_cursors_come_in_the_order_of_the_log(
 ) -> None:
     """Semantics §6: a cursor leaves only after everything before it: events and answers of a busy person never go back."""
     arrived: dict[object, list[int]] = {}
-    check = tests.device.check
 
     def noting(frame: Frame) -> None:
-        check(frame)
+        check_frame(frame)
         if "cursor" in frame["payload"] and frame["type"] not in ("sync_delta", "initial_sync_data"):
             arrived.setdefault(asyncio.current_task(), []).append(int(frame["payload"]["cursor"].split(".")[1]))
 
-    monkeypatch.setattr(tests.device, "check", noting)
+    monkeypatch.setattr("tests.device.check", noting)
     async with serve(limits=FAST, drafts=AT_ONCE) as server, devices(server, 4) as busy:
         sent: list[tuple[Device, str]] = []
         for round_ in range(25):

@@ -7,7 +7,7 @@ from pathlib import Path
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import doc, new_id
-from tests.integration.world import AT_ONCE, begin, devices, record, rows, say, settled
+from tests.integration.world import AT_ONCE, begin, devices, record, rows, say
 
 
 async def test_s25_a_title_does_not_conflict_with_a_draft_edit_of_the_same_chat(server: Server) -> None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from plugins.cache.memory_chats import MemoryChats
 from plugins.encryption.local import LocalCipher
 from plugins.persistence.sqlite_store import SqliteStore
 from sidecar import ChatId, ChatInCache, Unavailable, UserHash
@@ -36,13 +37,22 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], s
 async def settled(server: Server) -> None:
     """Returns when the outbox has delivered everything that is due now or later."""
     outbox = server.context.parts.cache.outbox
+    dues = cast("MemoryChats", server.context.parts.cache.chats)._state.dues
 
     async def empty() -> bool:
         server.context.worker.wake()
-        return not any(position.pending for position in (await outbox.positions()).values())
+        return not dues._marks and not any(position.pending for position in (await outbox.positions()).values())
 
     await outbox.hurry()
     await until(empty)
+
+
+async def stop_outbox(server: Server) -> None:
+    """From now on nothing is delivered by this process, as if it were about to be killed."""
+    tasks = server.context.worker._tasks
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def lose_cache(server: Server, device: Device) -> None:
@@ -112,6 +122,16 @@ def slow_reads(server: Server) -> Iterator[tuple[asyncio.Event, asyncio.Event]]:
         patch.setattr(connections, "read", slow)
         yield hanging, go_on
         go_on.set()
+
+
+def of_chat(chat_id: str) -> Callable[[Frame], bool]:
+    """Which events are about this chat."""
+    return lambda event: chat_id in (event.get("chatId"), event.get("message", {}).get("chat_id"))
+
+
+def of_message(message_id: str) -> Callable[[Frame], bool]:
+    """Which events are about this message."""
+    return lambda event: event.get("messageId") == message_id
 
 
 def chats_of(frames: Sequence[Frame]) -> dict[str, Frame]:

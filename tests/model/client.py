@@ -82,6 +82,8 @@ class Held:
     messages: dict[str, Message] = field(default_factory=dict)
     known: int = 0
     """The highest messages_version that was seen."""
+    counted: int = 0
+    """That of the last event on this connection."""
     incomplete: bool = False
     """Its messages have to be asked for."""
     stub: bool = False
@@ -113,8 +115,8 @@ class Client:
         self.dead: set[str] = set()
         """Chats that this client was told, or has asked, to delete."""
         self.deletions: dict[str, Op] = {}
-        self.outbox: dict[str, Op] = {}
-        """Messages of this client until they are delivered, by message id."""
+        self.outbox: dict[str, tuple[str, Op]] = {}
+        """Messages of this client until they are delivered, by message id, with their chat."""
         self.history: list[tuple[str, Op]] = []
         self.cursor: str | None = None
         self.epoch = ""
@@ -156,6 +158,7 @@ class Client:
         tail = self._tail(chat, "draft")
         if tail is not None and tail.type == "draft_update" and not tail.sent:
             self.reference.type(token, chat.id, "draft", tail.token, unsent=True)
+            self.reference.also_over(token, tail.over)
             tail.token = token
             tail.payload["content"] = _doc(token)
         else:
@@ -176,12 +179,10 @@ class Client:
             # It never left: what it was typed over is cleared instead.
             self.reference.cleared(tail.token)
             chat.ops.remove(tail)
-            if tail.over is None:
+            over, base = tail.over, tail.base
+            if over is None:
                 if not chat.ops and not chat.told:
                     del self.chats[chat.id]
-                return True
-            over, base = self._shown(chat, "draft")
-            if over is None:
                 return True
         has = bool(chat.messages) or chat.known > 0 or any(op.type == "message_send" for op in chat.ops)
         chat.ops.append(self._op("draft_delete", chat, {"hasMessages": has}, "draft", base, None, over))
@@ -203,6 +204,8 @@ class Client:
         if tail is not None and unsent:
             if token is None:
                 self.reference.cleared(tail.token)
+            else:
+                self.reference.also_over(token, tail.over)
             tail.token = token
             tail.payload["title"] = token
         else:
@@ -223,10 +226,9 @@ class Client:
         payload: dict[str, Any] = {"clientMessageId": token, "content": _doc(token)}
         self.reference.send(token, chat.id, over, unsent=unsent)
         made_from = over is not None and base[0] > 0
-        op = self._op("message_send", chat, payload, "draft" if made_from else None, base, token, over)
-        if over is not None and unsent and tail is not None and tail.over is not None:
-            self.reference.typed[tail.over].later.append((token, True))
-        chat.ops.append(op)
+        if unsent and tail is not None:
+            self.reference.also_over(token, tail.over)
+        chat.ops.append(self._op("message_send", chat, payload, "draft" if made_from else None, base, token, over))
         self._push(chat)
 
     def delete(self, chat: Held) -> None:
@@ -274,7 +276,15 @@ class Client:
         token: str | None = None,
         over: str | None = None,
     ) -> Op:
-        return Op(f"op-{self.name}-{self.world.number()}", type_, payload, token, over, name, base)
+        client_id = client_part(chat.id)  # type: ignore[arg-type]
+        if not chat.told and type_ in ("draft_update", "message_send") and base[0] == 0:
+            payload["tempChatId"] = client_id
+        else:
+            payload["chatId"] = client_id if self.world.chance.random() < 0.3 else chat.id
+        return Op(self._new_id(), type_, payload, token, over, name, base)
+
+    def _new_id(self) -> str:
+        return f"op-{self.name}-{self.world.number()}"
 
     def _tail(self, chat: Held, name: FieldName) -> Op | None:
         return next((op for op in reversed(chat.ops) if op.field == name and not op.resend), None)
@@ -319,7 +329,7 @@ class Client:
 
     def _renew(self, chat: Held, op: Op) -> None:
         old = op.id
-        op.id = f"op-{self.name}-{self.world.number()}"
+        op.id = self._new_id()
         op.sent = op.again = False
         for later in chat.ops:
             if not later.sent and later.base[1] == old:
@@ -327,16 +337,6 @@ class Client:
 
     def _transmit(self, chat_id: str, op: Op) -> None:
         payload = dict(op.payload)
-        short = self.world.chance.random() < 0.3
-        if op.type in ("draft_update", "message_send") and op.base == (0, None) and "tempChatId" not in op.payload:
-            payload["tempChatId"] = client_part(chat_id)  # type: ignore[arg-type]
-            op.payload["tempChatId"] = payload["tempChatId"]
-        elif "tempChatId" not in payload:
-            # The frame of an operation is the same each time: how the id is written is fixed with the first sending.
-            payload["chatId"] = op.payload.setdefault(
-                "chatId",
-                client_part(chat_id) if short else chat_id,  # type: ignore[arg-type]
-            )
         if op.type in ("draft_update", "draft_delete", "title_update"):
             payload["basedOnVersion"] = op.base[0]
             if op.base[1] is not None:
@@ -407,6 +407,7 @@ class Client:
         for chat in self.chats.values():
             chat.page = None
             chat.resting = False
+            chat.counted = 0
             for op in chat.ops:
                 op.waiting = False
         for op in self.deletions.values():
@@ -455,15 +456,12 @@ class Client:
         for gone in [gone for each in frames for gone in each["deleted"]]:
             self._told_deleted(gone["id"])
         if another and type_ == "initial_sync_data":
-            whole = {chat["id"] for chat in chats if "messages" in chat}
-            for chat_id in self._named:
-                held = self.chats.get(chat_id)
-                if held is not None and chat_id not in missing:
-                    # A new epoch: what was there before counts no longer, the server sends it whole.
-                    held.messages = {}
-                    held.incomplete = chat_id not in whole
+            for chat_id in self._named & self.chats.keys():
+                # A new epoch: what was there before counts no longer, the server sends it whole or is asked for it.
+                self.chats[chat_id].messages = {}
+                self.chats[chat_id].incomplete = self.chats[chat_id].known > 0
         for response in chats:
-            self._response(response, fresh=True)
+            self._response(response, "block" if type_ == "initial_sync_data" else "part")
         for chat_id in self._named:
             held = self.chats.get(chat_id)
             if held is None:
@@ -484,18 +482,17 @@ class Client:
     def _carry_on(self) -> None:
         """After `complete`: what is open goes again, same ids."""
         self._forget_waiting()
-        for message_id, op in self.outbox.items():
-            chat = self._chat_of(op)
-            if chat is None or op in chat.ops:
+        for message_id, (chat_id, op) in self.outbox.items():
+            chat = self.chats[chat_id]
+            if op in chat.ops:
                 continue
             shown = chat.messages.get(message_id)
             if shown is None or shown.status != "delivered":
                 op.resend = True
                 if self.world.chance.random() < 0.3:
                     # Another id will do as well: the message's own id tells that it is the same.
-                    op = Op(self._op("", chat, {}).id, op.type, op.payload, op.token, op.over, op.field, op.base)
-                    op.resend = True
-                    self.outbox[message_id] = op
+                    op = Op(self._new_id(), op.type, op.payload, op.token, op.over, op.field, op.base, resend=True)
+                    self.outbox[message_id] = (chat_id, op)
                 chat.ops.insert(0, op)
         for chat in list(self.chats.values()):
             if chat.stub:
@@ -504,10 +501,6 @@ class Client:
                 self._fetch(chat)
             self._push(chat)
         self._push_deletions()
-
-    def _chat_of(self, op: Op) -> Held | None:
-        chat_id = op.payload.get("chatId") or op.payload["tempChatId"]
-        return self.chats.get(f"{self.user[:8]}_{chat_id.rpartition('_')[2]}")
 
     def _restore(self, chat: Held) -> None:
         payload: dict[str, Any] = {"messagesVersion": chat.known}
@@ -518,9 +511,8 @@ class Client:
         if title.version:
             payload["title"] = {"title": title.text, "version": title.version, "op": title.op}
         for op in chat.ops:
-            if op.type == "chat_restore":
-                if {key: value for key, value in op.payload.items() if key != "chatId"} == payload:
-                    return  # it is on its way already
+            if op.type == "chat_restore" and {**op.payload, "chatId": ""} == {**payload, "chatId": ""}:
+                return  # it is on its way already
         op = self._op("chat_restore", chat, payload)
         places = [place for place, each in enumerate(chat.ops) if each.type == "chat_restore"]
         chat.ops.insert(places[-1] + 1 if places else 0, op)
@@ -566,7 +558,10 @@ class Client:
         self._advance(payload["cursor"])
         match type_:
             case "chat_added" | "chat_restored":
-                self._response(payload["chat"], fresh=False)
+                self._response(payload["chat"], "none")
+                chat = self.chats.get(payload["chat"]["id"])
+                if chat is not None and chat.incomplete:
+                    self._fetch(chat)
             case "draft_updated":
                 chat = self._heard(payload["chatId"])
                 if chat is not None:
@@ -613,8 +608,9 @@ class Client:
             self.cursor = cursor
 
     def _count(self, chat: Held, version: int, what: str) -> None:
-        if version <= chat.known and not chat.stub and not chat.incomplete:
-            raise Broken(f"{what} of {chat.id} says messages_version {version} after {chat.known}")
+        if version <= chat.counted:
+            raise Broken(f"{what} of {chat.id} says messages_version {version} after {chat.counted}")
+        chat.counted = version
         chat.known = max(chat.known, version)
 
     def _heard(self, chat_id: str) -> Held | None:
@@ -634,14 +630,14 @@ class Client:
         chat.told = True
         return chat
 
-    def _response(self, response: dict[str, Any], *, fresh: bool) -> None:
-        """A `ChatResponse`, field by field; `fresh`: of a sync, so nothing came between it and what was named."""
+    def _response(self, response: dict[str, Any], messages: Literal["block", "part", "none"]) -> None:
+        """A `ChatResponse`, field by field. Its messages are the newest, those that changed, or no part of such a frame."""
         if response["undecryptable"]:
             raise Broken(f"{response['id']} does not open: {response['undecryptable']}")
         chat_id = response["id"]
         whole = "version" in response and "title_version" in response
         if whole and chat_id not in self.chats and chat_id not in self.dead:
-            self.chats[chat_id] = Held(chat_id, told=True, incomplete=fresh and response["persisted"])
+            self.chats[chat_id] = Held(chat_id, told=True, incomplete=response["persisted"])
         chat = self._heard(chat_id)
         if chat is None:
             return
@@ -657,16 +653,16 @@ class Client:
             )
         if whole:
             chat.stub = False
-        self._messages(chat, response, fresh=fresh)
-
-    def _messages(self, chat: Held, response: dict[str, Any], *, fresh: bool) -> None:
+        elif stored:
+            # What is not told is as it was named, and the store has all of it.
+            chat.draft.stored = chat.title.stored = True
         version = response.get("messages_version", chat.known)
         if "messages" in response:
             for message in response["messages"]:
                 self._message(chat, message)
-            chat.incomplete = response["has_more_messages"] or (chat.incomplete and not response["messages"])
-            chat.known = max(chat.known, version)
-        elif fresh and version > chat.known:
+            more = response["has_more_messages"]
+            chat.incomplete = more or (chat.incomplete and messages != "block")
+        elif messages != "none" and version > chat.known:
             chat.incomplete = True
         chat.known = max(chat.known, version)
 
@@ -688,6 +684,7 @@ class Client:
             return
         if (version, op) == copy.revision:
             copy.stored |= stored
+            copy.confirmed = self.epoch
             if name == "draft" and state != copy.state:
                 raise Broken(f"the draft {version}/{op} of {chat.id} is {copy.state} and {state}")
             return
@@ -724,8 +721,8 @@ class Client:
         if _RANK[status] >= _RANK[message.status]:
             message.status = status
         if message.status == "delivered":
-            op = self.outbox.pop(message_id, None)
-            if op is not None and op in chat.ops and not op.waiting and op.resend:
+            _, op = self.outbox.pop(message_id, (None, None))
+            if op is not None and op in chat.ops and not op.waiting:
                 chat.ops.remove(op)
 
     # -- answers to operations -----------------------------------------------------------------------------------------
@@ -829,11 +826,9 @@ class Client:
             held = op.payload["draft"]
             if (held["version"], held["op"]) != (version, revised):
                 self.reference.keep(_token(held["content"]))
-            chat.title.confirmed = self.epoch
         else:
             self._drop(chat, op)
         self._take(chat, "draft", text, version, revised, state, stored=False)
-        chat.draft.confirmed = self.epoch
 
     def _drop(self, chat: Held, op: Op) -> None:
         """The operation lost: its text becomes a conflict copy, and so does what was typed on top of it and has not left."""
@@ -845,9 +840,7 @@ class Client:
         for later in list(chat.ops):
             if later.base[1] == op.id and not later.sent:
                 if later.type == "message_send":
-                    later.field = None
-                    if "tempChatId" not in later.payload:
-                        later.payload["chatId"] = chat.id
+                    later.field = None  # the revision that it was made from never came to be
                 else:
                     self._drop(chat, later)
 
@@ -865,7 +858,7 @@ class Client:
         for op in chat.ops:
             if keep:
                 self.reference.keep(op.token)
-        for message_id in [each for each, op in self.outbox.items() if op in chat.ops or each in chat.messages]:
+        for message_id in [each for each, (where, _) in self.outbox.items() if where == chat_id]:
             del self.outbox[message_id]
         if self.last_open == chat_id:
             self.last_open = None
@@ -876,7 +869,7 @@ class Client:
         if payload["finalChatId"] != chat.id:
             raise Broken(f"{chat.id} became {payload['finalChatId']}")
         self._draft_updated(chat, op, payload)
-        self._response(payload["chat"], fresh=False)
+        self._response(payload["chat"], "none")
 
     def _draft_updated(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         own = payload["op"] == op.id
@@ -901,20 +894,21 @@ class Client:
     def _message_accepted(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         message = payload["message"]
         if message["status"] != "delivered":
-            self.outbox[message["id"]] = op
+            self.outbox[message["id"]] = (chat.id, op)
         self._message(chat, message)
         chat.known = max(chat.known, payload["messagesVersion"])
         if payload["consumed"]:
             if op.field is None or payload["version"] != op.base[0] + 1:
                 raise Broken(f"message {op.id} on {op.base} consumed {payload['version']}")
+            if op.over is not None and op.token is not None:
+                self.reference.consumed[op.over] = op.token
             self._take(chat, "draft", None, payload["version"], payload["op"], "consumed", stored=False)
         elif op.field is not None and op.over is not None:
             self.reference.unconsumed(op.id, op.base, (payload["version"], payload["op"]))
         self._replaced(chat, payload)
 
     def _chat_restored(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
-        self._response(payload["chat"], fresh=False)
-        chat.draft.confirmed = chat.title.confirmed = self.epoch
+        self._response(payload["chat"], "none")
         self._replaced(chat, payload)
 
     def _replaced(self, chat: Held, payload: dict[str, Any]) -> None:
@@ -933,9 +927,8 @@ class Client:
         if chat is not None and chat.page == re:
             chat.page = None
         if type_ == "error":
-            if payload["code"] == "not_found":
-                return  # it was lost or deleted; a restore or an event follows
-            self._expect_unavailable(payload, "a page")
+            if payload["code"] != "not_found":  # it was lost or deleted: a restore or an event follows
+                self._expect_unavailable(payload, "a page")
             if chat is not None:
                 self._rest(None, lambda: self._ask_once_more(chat))
             return
@@ -944,7 +937,9 @@ class Client:
         if type_ == "chats_page":
             for response in payload["chats"]:
                 if response["id"] not in self.dead:
-                    self._response(response, fresh=False)
+                    self._response(response, "none")
+                    if self.chats[response["id"]].incomplete:
+                        self._fetch(self.chats[response["id"]])
         elif type_ == "messages_page" and chat is not None:
             for message in payload["messages"]:
                 self._message(chat, message)
@@ -1001,6 +996,3 @@ def _token(content: Any) -> str | None:
         return None
     token: str = content["content"][0]["content"][0]["text"]
     return token
-
-
-Way = Literal["cursor", "fresh"]

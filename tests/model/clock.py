@@ -33,6 +33,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = 1000.0
         self._chance = chance
         super().__init__(_NothingComes(self._move))
+        self.trouble: list[BaseException] = []
+        """What callbacks and tasks raised that nobody waits for; `run` raises the first of it."""
+        self.set_exception_handler(self._note)
+
+    def _note(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.trouble.append(context.get("exception") or AssertionError(context["message"]))
 
     def _move(self, seconds: float) -> None:
         self._virtual += seconds
@@ -48,7 +54,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs until this is done; everything else runs meanwhile as far as its time has come."""
-        return self.run_until_complete(work)
+        result = self.run_until_complete(work)
+        if self.trouble:
+            raise self.trouble[0]
+        return result
 
 
 def _work(answer: asyncio.Future[T], func: Callable[..., T], args: tuple[Any, ...]) -> None:

@@ -40,15 +40,16 @@ class Reference:
         self.copies: set[str] = set()
         """What stands in a conflict copy on some device."""
         self.deleted: set[str] = set()
-        """Chats that a person deleted, told or not."""
+        """Chats that a person deleted or may have deleted."""
         self.gone: set[str] = set()
         """Chats of which somebody was told that they are deleted."""
+        self.consumed: dict[str, str] = {}
+        """Drafts that a message consumed, by text; the message's token."""
         self.unreachable: set[str] = set()
         """Texts that were only in a lost cache: the answer that gave them back was lost with it."""
         self._revisions: dict[tuple[str, FieldName, int, str | None], str | None] = {}
         self._answers: dict[str, tuple[object, ...]] = {}
         self._sequences: dict[str, int] = {}
-        self._made_of: dict[tuple[str, int], tuple[str | None, str]] = {}
 
     # -- what a person does --------------------------------------------------------------------------------------------
 
@@ -66,8 +67,12 @@ class Reference:
         if over is not None:
             self.typed[over].later.append((token, only_if_accepted))
 
+    def also_over(self, token: str, over: str | None) -> None:
+        """`token` took the place of an unsent text that was typed over `over`."""
+        self._made(token, over, only_if_accepted=True)
+
     def delete(self, chat: str) -> None:
-        """A person deletes a chat, which is always accepted."""
+        """A person deletes a chat, or clears a draft that may be all there is of it."""
         self.deleted.add(chat)
 
     def keep(self, token: str | None) -> None:
@@ -134,7 +139,7 @@ class Reference:
         safe[token] = (
             token in self.copies
             or token in self.unreachable
-            or typed.chat in self.deleted
+            or typed.chat in self.gone
             or typed.cleared
             or any(
                 (not only_if_accepted or self.typed[later].accepted) and self._safe(later, safe)

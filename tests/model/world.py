@@ -280,7 +280,7 @@ class Life:
         self.feeds = Feeds(self.parts, self.registry)
         listener = cast("Listener", _Listening(self.sqlite, weather))
         self.worker = OutboxWorker(self.parts, [listener], f"life-{world.lives}")
-        self.feeds.on_growth = self.worker.wake
+        self.feeds.on_entry = self.worker.wake
         await self.worker.__aenter__()
         await self.feeds.__aenter__()
         self.context = Context(

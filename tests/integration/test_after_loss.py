@@ -1,0 +1,407 @@
+"""After the cache lost everything: S20, S21, S67–S69 (semantics §2, §6, §8)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar import ChatId, Unavailable, UserHash
+from sidecar.server.running import Server
+from tests.conftest import Serve
+from tests.device import Device, Frame, doc
+from tests.integration.world import (
+    AT_ONCE,
+    NEVER,
+    begin,
+    cached,
+    chats_of,
+    devices,
+    held,
+    key_count,
+    lose_cache,
+    of_chat,
+    record,
+    rows,
+    say,
+    settled,
+    stop_outbox,
+    store_away,
+    until,
+)
+
+
+def restore_of(chat: Frame) -> dict[str, Any]:
+    """What a device sends that holds the chat like this."""
+    payload: dict[str, Any] = {"chatId": chat["id"], "messagesVersion": chat["messages_version"]}
+    if chat["version"]:
+        payload["draft"] = {
+            "content": chat["draft"],
+            "state": chat["draft_state"],
+            "version": chat["version"],
+            "op": chat["draft_op"],
+        }
+    if chat["title_version"]:
+        payload["title"] = {"title": chat["title"], "version": chat["title_version"], "op": chat["title_op"]}
+    return payload
+
+
+async def persisted(device: Device, server: Server, stored: int, here: int) -> Frame:
+    """A chat whose draft has version `here`, and in the store version `stored`: as its device holds it."""
+    await say(device, "c1", "m1", doc("message"))
+    for version in range(1, here + 1):
+        frame = {"chatId": "c1", "content": doc(f"text {version}"), "basedOnVersion": version - 1}
+        await device.ask("draft_update", frame, f"operation-of-{version}")
+        if version == stored:
+            await settled(server)
+    chat = await record(device, "c1")
+    assert (chat["version"], chat["durability"]) == (here, "cached")
+    return chat
+
+
+async def test_s20_a_draft_that_the_cache_lost_comes_back_from_its_device(serve: Serve, tmp_path: Path) -> None:
+    """S20, F7: cache folder gone, server restarted: the draft-only chat and the newer draft are `missing`, never `deleted`."""
+    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
+        newer = await persisted(one, server, stored=3, here=5)
+        await begin(one, "draft-only", doc("unsent"))
+        only = await record(one, "draft-only")
+        cursor = (await one.sync())[-1]["cursor"]
+        await stop_outbox(server)  # the last device leaves, which would write the draft
+    shutil.rmtree(tmp_path / "data" / "cache")
+    async with serve(drafts=NEVER) as server, devices(server, 2, sync=False) as (one, two):
+        frames = await one.sync(cursor=cursor, chats=[held(newer), held(only)])
+        assert frames[0]["reason"] == "epoch_changed"
+        assert set(frames[-1]["missing"]) == {newer["id"], only["id"]}
+        assert frames[-1]["deleted"] == []
+        await two.sync()
+        for chat in (newer, only):
+            answer = await one.ask("chat_restore", restore_of(chat))
+            assert answer["type"] == "chat_restored"
+            restored = await two.event("chat_restored", of_chat(chat["id"]))
+            for fields in (answer["payload"]["chat"], restored["chat"], await record(two, chat["id"])):
+                assert {key: fields[key] for key in ("draft", "version", "draft_op", "draft_state")} == {
+                    key: chat[key] for key in ("draft", "version", "draft_op", "draft_state")
+                }
+            # What the server had of the store gave way, and comes back to whoever put it out of the way.
+            replaced = answer["payload"].get("replaced")
+            if chat is newer:
+                assert replaced == {"draft": {"content": doc("text 3"), "version": 3, "op": "operation-of-3"}}
+            else:
+                assert replaced is None
+            edit = {"chatId": chat["id"], "content": doc("on"), "basedOnVersion": chat["version"]}
+            assert (await one.ask("draft_update", edit))["payload"]["version"] == chat["version"] + 1
+
+
+@pytest.mark.parametrize("part", ["cache", "persistence"])
+async def test_s21_an_error_while_versions_are_asked_for_is_no_answer(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """S21: "unknown" is said as `unavailable`: nothing is missing, nothing deleted, nothing cleared; then all is as before."""
+    async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
+        await say(one, "c1", "m1", doc("m"))
+        await one.ask("draft_update", {"chatId": "c1", "content": doc("d"), "basedOnVersion": 0})
+        await settled(server)
+        chat = await record(one, "c1")
+        cursor = (await one.sync())[-1]["cursor"]
+        chats = server.context.parts.cache.chats
+        await chats.drop(UserHash(one.user), [ChatId(chat["id"])])
+
+        async def away(*_: object, **__: object) -> Any:
+            raise Unavailable("cache", "away for the test")
+
+        async def ask_everything() -> None:
+            for more in ({}, {"cursor": cursor}):
+                frames = await one.sync(chats=[held(chat)], **more)
+                assert frames[-1]["·type"] == "error"
+                assert (frames[-1]["code"], frames[-1]["details"]["part"]) == ("unavailable", part)
+                assert not any(frame["complete"] or frame["missing"] or frame["deleted"] for frame in frames[:-1])
+            for type_, payload in (
+                ("draft_update", {"chatId": "c1", "content": doc("x"), "basedOnVersion": 1}),
+                ("draft_delete", {"chatId": "c1", "basedOnVersion": 1, "hasMessages": True}),
+                ("title_update", {"chatId": "c1", "title": "x", "basedOnVersion": 0}),
+                ("chat_restore", restore_of(chat)),
+                ("message_send", {"chatId": "c1", "clientMessageId": "m2", "content": doc("x")}),
+                ("chats_request", {"ids": ["c1"]}),
+                ("messages_request", {"chatId": "c1", "limit": 5}),
+            ):
+                answer = await one.ask(type_, payload)
+                assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable"), (type_, answer)
+                assert answer["payload"]["retryable"] is True
+
+        if part == "cache":
+            with monkeypatch.context() as patch:
+                for name in ("read", "commit", "events", "prepare"):
+                    patch.setattr(chats, name, away)
+                await ask_everything()
+        else:
+            with store_away(server):
+                await ask_everything()
+        assert await record(one, "c1") == chat
+
+
+ORDERS = ["edit first", "restore first", "another device edits first", "another device edits above"]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+async def test_s67_nobody_ends_with_an_older_text_and_what_lost_is_handed_back(serve: Serve, order: str) -> None:
+    """S67: A holds version 5 and the store has 3: whoever comes first, by edit or by restore."""
+    async with serve(drafts=NEVER) as server, devices(server, 2) as (a, b):
+        five = await persisted(a, server, stored=3, here=5)
+        await lose_cache(server, a)
+        server.context.parts.references.drop(UserHash(a.user), ChatId(five["id"]))
+        edit = {"chatId": "c1", "content": doc("on 5"), "basedOnVersion": 5, "basedOnOp": "operation-of-5"}
+        if order == "edit first":
+            refused = await a.ask("draft_update", edit)
+            assert (refused["type"], refused["payload"]["reason"]) == ("draft_conflict", "missing")
+        if order.startswith("another"):
+            from_three = {"chatId": "c1", "content": doc("b on 3"), "basedOnVersion": 3, "basedOnOp": "operation-of-3"}
+            assert (await b.ask("draft_update", from_three))["payload"]["version"] == 4
+            if order.endswith("above"):
+                more = {"chatId": "c1", "content": doc("b on 4"), "basedOnVersion": 4}
+                assert (await b.ask("draft_update", more, "operation-of-b"))["payload"]["version"] == 5
+        answer = await a.ask("chat_restore", restore_of(five))
+        if order.endswith("above"):
+            # Equal numbers with different texts never meet as equal.
+            assert (answer["type"], answer["payload"]["reason"]) == ("draft_conflict", "stale")
+            assert (answer["payload"]["version"], answer["payload"]["op"]) == (5, "operation-of-b")
+            assert answer["payload"]["content"] == doc("b on 4")
+            refused = await a.ask("draft_update", edit)
+            assert (refused["type"], refused["payload"]["content"]) == ("draft_conflict", doc("b on 4"))
+            final = (5, "operation-of-b", doc("b on 4"))
+        else:
+            assert answer["type"] == "chat_restored"
+            replaced = answer["payload"]["replaced"]["draft"]
+            if order == "another device edits first":
+                assert (replaced["version"], replaced["content"]) == (4, doc("b on 3"))
+            else:
+                assert (replaced["version"], replaced["content"]) == (3, doc("text 3"))
+            # Either is fine: the log is another one, or its end was followed already.
+            await until(lambda: bool({event["type"] for event in b.events} & {"resync_required", "chat_restored"}))
+            accepted = await a.ask("draft_update", edit, "again-under-another-operation")
+            assert accepted["payload"]["version"] == 6
+            final = (6, "again-under-another-operation", doc("on 5"))
+        for device in (a, b):
+            chat = chats_of(await device.sync())[five["id"]]
+            assert (chat["version"], chat["draft_op"], chat["draft"]) == final
+
+
+async def test_s67_a_restore_that_brings_only_what_is_higher(serve: Serve) -> None:
+    """Semantics §2: field by field; the same again is a success; the rest of the chat stays."""
+    async with serve(drafts=NEVER) as server, devices(server, 2) as (a, b):
+        await begin(a, "c1", doc("a"))
+        first = await record(a, "c1")
+        await b.ask("draft_update", {"chatId": "c1", "content": doc("b"), "basedOnVersion": 1})
+        answer = await a.ask("chat_restore", restore_of(first))
+        assert (answer["type"], answer["payload"]["reason"], answer["payload"]["content"]) == (
+            "draft_conflict",
+            "stale",
+            doc("b"),
+        )
+        now = await record(a, "c1")
+        same = await a.ask("chat_restore", restore_of(now))
+        assert (same["type"], same["payload"]["chat"]["version"]) == ("chat_restored", 2)
+        assert "replaced" not in same["payload"]
+        titled = await a.ask(
+            "chat_restore", {**restore_of({**now, "title_version": 7, "title": "T", "title_op": None})}
+        )
+        assert titled["payload"]["chat"]["title_version"] == 7
+        raised = await a.ask("chat_restore", {"chatId": "c1", "messagesVersion": 11})
+        assert raised["payload"]["chat"]["messages_version"] == 11
+        chat = await record(b, "c1")
+        assert (chat["version"], chat["draft"], chat["title"], chat["messages_version"]) == (2, doc("b"), "T", 11)
+        # Numbers go on above what was restored.
+        sent = await say(a, "c1", "m1", doc("m"))
+        assert sent["messagesVersion"] == 12
+
+
+async def test_s67_of_equal_numbers_of_two_devices_one_wins_and_the_other_keeps_a_copy(server: Server) -> None:
+    """S67: both restore version 5, each with its own operation: the second is told the first one's text."""
+    async with devices(server, 2) as (a, b):
+        texts = {a: "of a", b: "of b"}
+        answers = {}
+        for device, text in texts.items():
+            draft = {"content": doc(text), "state": "edited", "version": 5, "op": f"operation {text}".replace(" ", "-")}
+            answers[device] = await device.ask("chat_restore", {"chatId": "c1", "draft": draft, "messagesVersion": 0})
+        assert answers[a]["type"] == "chat_restored"
+        assert (answers[b]["type"], answers[b]["payload"]["reason"]) == ("draft_conflict", "stale")
+        assert (answers[b]["payload"]["op"], answers[b]["payload"]["content"]) == ("operation-of-a", doc("of a"))
+
+
+async def test_a_restore_of_nothing_makes_no_chat(server: Server) -> None:
+    """Semantics §2: a device that holds nothing either brings nothing back, and no key is made for it."""
+    async with devices(server, 1) as (one,):
+        answer = await one.ask("chat_restore", {"chatId": "c1", "messagesVersion": 0})
+        assert (answer["type"], answer["payload"]["reason"]) == ("draft_conflict", "missing")
+        assert key_count(server) == 0
+
+
+@pytest.mark.parametrize("loss", ["none", "in place", "restart"])
+async def test_s68_a_deleted_chat_stays_deleted_after_a_loss(serve: Serve, tmp_path: Path, loss: str) -> None:
+    """S68: cache emptied, an old device comes back: `deleted`, no key is made again, no row returns."""
+    drafts = {"drafts": AT_ONCE}
+
+    async def old_device_returns(server: Server) -> None:
+        async with devices(server, 2, sync=False) as (old, other):
+            keys = key_count(server)
+            chat = old.full("c1")
+            named = {"id": chat, "version": 4, "op": None, "titleVersion": 0, "messagesVersion": 2}
+            draft = {"content": doc("old text"), "state": "edited", "version": 4, "op": "operation-of-4"}
+            frames = await old.sync(chats=[named])
+            assert [gone["id"] for gone in frames[-1]["deleted"]] == [chat]
+            assert frames[-1]["missing"] == []
+            for type_, payload in (
+                ("chat_restore", {"chatId": "c1", "draft": draft, "messagesVersion": 2}),
+                ("draft_update", {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0}),
+                ("draft_update", {"chatId": "c1", "content": doc("x"), "basedOnVersion": 4}),
+                ("title_update", {"chatId": "c1", "title": "x", "basedOnVersion": 0}),
+            ):
+                answer = await other.ask(type_, payload)
+                assert answer["payload"]["reason"] == "chat_deleted", (type_, answer)
+            sent = await other.ask("message_send", {"tempChatId": "c1", "clientMessageId": "m9", "content": doc("x")})
+            assert sent["type"] == "chat_deleted"
+            assert (await other.ask("chat_delete", {"chatId": "c1"}))["type"] == "chat_deleted"
+            assert key_count(server) == keys == 1
+            await settled(server)
+            assert [row["id"] for row in rows(tmp_path, "SELECT id FROM chats")] == [old.full("kept")]
+            assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 1
+
+    async with serve(**drafts) as server:
+        async with devices(server, 1) as (one,):
+            await say(one, "kept", "m1", doc("kept"))
+            await say(one, "c1", "m1", doc("m"))
+            await settled(server)
+            with store_away(server, reads=False) as refused:
+                deleted = await one.ask("chat_delete", {"chatId": "c1"})
+                assert deleted["type"] == "chat_deleted"
+                await until(lambda: bool(refused))
+                if loss == "in place":
+                    await lose_cache(server, one)
+                if loss == "restart":  # the row still stands, and the entry that would delete it goes with the cache
+                    await stop_outbox(server)
+            if loss == "restart":
+                assert len(rows(tmp_path, "SELECT 1 FROM chats")) == 2
+        if loss != "restart":
+            await old_device_returns(server)
+    if loss == "restart":
+        shutil.rmtree(tmp_path / "data" / "cache")
+        async with serve(**drafts) as server:
+            await old_device_returns(server)
+
+
+async def test_s68_a_late_outbox_entry_brings_no_row_back(serve: Serve, tmp_path: Path) -> None:
+    """S68: the message waits for the store while its chat is deleted: its entry is dropped."""
+    async with serve(drafts=AT_ONCE) as server, devices(server, 2) as (one, two):
+        with store_away(server, reads=False) as refused:
+            await say(one, "c1", "m1", doc("m"))
+            await until(lambda: bool(refused))
+            assert (await two.ask("chat_delete", {"chatId": "c1"}))["type"] == "chat_deleted"
+        await settled(server)
+        assert rows(tmp_path, "SELECT 1 FROM chats") == rows(tmp_path, "SELECT 1 FROM messages") == []
+        assert key_count(server) == 0
+
+
+@pytest.mark.parametrize("first", ["message again", "restore", "other device"])
+async def test_s69_a_sent_text_does_not_come_back_as_a_draft(serve: Serve, tmp_path: Path, first: str) -> None:
+    """S69: the store still has the draft that was sent, the cache has lost the message: it is consumed again."""
+    async with serve(drafts=NEVER) as server, devices(server, 2) as (a, b):
+        await say(a, "c1", "m0", doc("before"))
+        await a.ask("draft_update", {"chatId": "c1", "content": doc("text"), "basedOnVersion": 0}, "operation-of-1")
+        await settled(server)
+        before = await record(b, "c1")
+        message = {"chatId": "c1", "clientMessageId": "m1", "content": doc("text"), "draftVersion": 1}
+        with store_away(server, reads=False) as refused:
+            sent = await a.ask("message_send", message, "operation-of-m1")
+            assert sent["payload"]["consumed"] is True
+            await until(lambda: bool(refused))
+            after = await record(a, "c1")
+            await lose_cache(server, a)
+        assert rows(tmp_path, "SELECT draft_state FROM chats")[0]["draft_state"] == "edited"
+
+        async def restore() -> None:
+            frames = await a.sync(chats=[held(after)])
+            assert frames[-1]["missing"] == [a.full("c1")]
+            restored = await a.ask("chat_restore", restore_of(after))
+            assert restored["type"] == "chat_restored"
+            assert restored["payload"]["chat"]["draft_state"] == "consumed"
+
+        async def send_again() -> None:
+            again = await a.ask("message_send", message, "operation-of-m1")
+            assert again["type"] == "message_accepted"
+            assert again["payload"]["message"]["id"] == sent["payload"]["message"]["id"]
+            assert again["payload"]["version"] == 2
+
+        if first == "other device":  # which holds the draft of version 1, as the store does
+            [chat] = chats_of(await b.sync(chats=[held(before)])).values()
+            assert (chat["version"], chat["draft_state"]) == (1, "edited")
+        for step in (send_again, restore) if first == "message again" else (restore, send_again):
+            if step is restore and first == "message again":
+                continue  # nothing is missing any more
+            await step()
+        await settled(server)
+        for device in (a, b):
+            chat = chats_of(await device.sync())[a.full("c1")]
+            assert (chat["draft"], chat["draft_state"], chat["version"]) == (None, "consumed", 2)
+            assert [m["client_message_id"] for m in chat["messages"]] == ["m0", "m1"]
+        late = await b.ask("draft_update", {"chatId": "c1", "content": doc("text"), "basedOnVersion": 1})
+        assert (late["type"], late["payload"]["reason"]) == ("draft_conflict", "consumed")
+        [row] = rows(tmp_path, "SELECT version, draft FROM chats")
+        assert tuple(row) == (2, None)
+        assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 2
+
+
+async def test_a_message_again_after_a_loss_is_one_row(serve: Serve, tmp_path: Path) -> None:
+    """S28 after a loss: the store has the message, the cache nothing: the same id finds the same row, in its old place."""
+    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
+        first = await say(one, "c1", "m1", doc("one"))
+        await say(one, "c1", "m2", doc("two"))
+        await settled(server)
+        await lose_cache(server, one)
+        server.context.parts.references.drop(UserHash(one.user), ChatId(one.full("c1")))
+        again = await say(one, "c1", "m1", doc("one"))
+        assert (again["message"]["id"], again["message"]["sequence"]) == (first["message"]["id"], 1)
+        assert again["message"]["status"] == "delivered"
+        third = await say(one, "c1", "m3", doc("three"))
+        assert third["message"]["sequence"] == 3
+        await settled(server)
+        assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3
+
+
+async def test_while_cache_and_store_are_both_gone_a_message_waits(serve: Serve) -> None:
+    """Semantics §4: `unavailable`, and again with the same id it is accepted once."""
+    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
+        await say(one, "c1", "m1", doc("m"))
+        await settled(server)
+        await lose_cache(server, one)
+        message = {"chatId": "c1", "clientMessageId": "m2", "content": doc("n")}
+        with store_away(server):
+            answer = await one.ask("message_send", message, "operation-of-m2")
+            assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable")
+        answer = await one.ask("message_send", message, "operation-of-m2")
+        assert (answer["type"], answer["payload"]["message"]["sequence"]) == ("message_accepted", 2)
+
+
+async def test_answers_of_operations_whose_revision_was_lost_are_made_anew(serve: Serve) -> None:
+    """Semantics §1: an acceptance whose revision the server no longer holds is forgotten and carried out anew."""
+    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
+        await begin(one, "c1", doc("a"))
+        edit = {"chatId": "c1", "content": doc("b"), "basedOnVersion": 1}
+        assert (await one.ask("draft_update", edit, "operation-b"))["payload"]["version"] == 2
+        await lose_cache(server, one)
+        lost = await one.ask("draft_update", edit, "operation-b")
+        assert (lost["type"], lost["payload"]["reason"]) == ("draft_conflict", "missing")
+        # `missing` is not remembered: after the restore the same is asked again, and is found to be there.
+        await one.ask(
+            "chat_restore",
+            {
+                "chatId": "c1",
+                "draft": {"content": doc("b"), "state": "edited", "version": 2, "op": "operation-b"},
+                "messagesVersion": 0,
+            },
+        )
+        again = await one.ask("draft_update", edit, "operation-b")
+        assert (again["type"], again["payload"]["version"]) == ("draft_updated", 2)
+        chat = await cached(server, one.full("c1"))
+        assert chat is not None
+        assert chat.version == 2
