@@ -103,9 +103,9 @@ _STRING = re.compile(rb'"[^"]*"')
 
 
 def surely_within(raw: bytes, most: int) -> bool:
-    """Whether this JSON text has at most `most` levels, told from its bytes alone.
+    """Whether this valid JSON text has at most `most` levels, told from its bytes alone.
 
-    False only means that the tree must be walked: the levels of objects and of arrays are counted in pairs.
+    False only means that the tree must be walked.
     """
     if b"\\" in raw:
         # An escaped quote is no end of a string; escaped backslashes first, since one may stand before a real end.
@@ -113,25 +113,33 @@ def surely_within(raw: bytes, most: int) -> bool:
     brackets = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _STRING.sub(b"", brackets)  # strings with brackets in them
-    for _ in range(most // 2):
-        if not brackets:
-            return True
+    removed = 0
+    while removed + len(brackets) // 2 > most:  # so many pairs cannot be deeper
         brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")  # takes one level away, at most two
-    return not brackets
+        removed += 2
+        if removed > most:
+            return False
+    return True
 
 
-def document(tree: Any, limits: DocumentLimits, path: str = "content") -> Document:
+def document(
+    tree: Any, limits: DocumentLimits, path: str = "content", raw: bytes | None = None, levels: int | None = None
+) -> Document:
     """The document for a parsed JSON value, within the limits.
 
+    `raw`: how the value is written, where that is known; `levels`: more it has not, where that is known.
     Raises `WireError`: `bad_payload` when it is no JSON object, `too_large` (with `details.limit`) over a limit.
     """
     if tree.__class__ is not dict:
         raise WireError("bad_payload", "a document is a JSON object", details={"path": f"payload.{path}"})
-    raw = _written(tree, path)
+    if raw is None:
+        raw = _written(tree, path)
     if len(raw) > limits.max_bytes:
         raise _too_large("bytes", limits.max_bytes, path)
     # Brackets within strings are counted too: they only make the document look larger.
-    if raw.count(b"{") <= limits.max_nodes and surely_within(raw, limits.max_depth):
+    if raw.count(b"{") <= limits.max_nodes and (
+        (levels is not None and levels <= limits.max_depth) or surely_within(raw, limits.max_depth)
+    ):
         return Document(raw)
     nodes = 0
     for depth, found in enumerate(_levels(tree), 1):

@@ -24,7 +24,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     user = caller.user
     temp = payload.temp_chat_id
     chat_id = chat_id_of(user, temp) if temp is not None else resolve_chat_id(user, payload.chat_id or "")
-    content = content_of(parts, payload.content, parts.settings.documents.max_bytes)
+    content = content_of(parts, payload.content, parts.settings.documents.max_bytes, frame=frame)
     base = payload.based_on_version
     begins = base == 0
     key = await key_of(parts, user, chat_id, trust_new=begins and temp is not None)

@@ -23,7 +23,7 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
     user = caller.user
     temp = payload.temp_chat_id
     chat_id = chat_id_of(user, temp) if temp is not None else resolve_chat_id(user, payload.chat_id or "")
-    content = content_of(parts, payload.content, parts.settings.message_bytes)
+    content = content_of(parts, payload.content, parts.settings.message_bytes, frame=frame)
     key = await key_of(parts, user, chat_id, trust_new=temp is not None)
     if isinstance(key, Deleted):
         return chat_deleted(key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
@@ -26,6 +27,7 @@ Durability = Literal["cached", "stored"]
 T = TypeVar("T")
 
 
+@lru_cache(maxsize=1024)  # an answer and its event tell the same times
 def rfc3339(time: datetime) -> str:
     """RFC 3339, UTC, milliseconds, `Z`."""
     if time.tzinfo is not UTC:

@@ -7,17 +7,25 @@ from typing import Any
 from sidecar.changes import ChatInCache
 from sidecar.documents import Document, DocumentLimits, document, dump
 from sidecar.errors import Unavailable, Undecryptable, WireError
+from sidecar.frames.envelope import ClientFrame
 from sidecar.ids import ChatId, KeyReference, MessageId, UserHash
 from sidecar.parts import Parts
 from sidecar.records import ChatInDB, Field, MessageInDB, Sealed
 
 
-def content_of(parts: Parts, value: Any, max_bytes: int, path: str = "content") -> Document:
-    """What a client sent as content, within the limits. With an end-to-end cipher it is a string, which nobody here reads."""
+def content_of(
+    parts: Parts, value: Any, max_bytes: int, path: str = "content", frame: ClientFrame | None = None
+) -> Document:
+    """What a client sent as content, within the limits. With an end-to-end cipher it is a string, which nobody here reads.
+
+    `frame`: the one whose payload's `content` it is; what was learned in reading that is not learned again.
+    """
     limits = parts.settings.documents
     if not parts.cipher.end_to_end:
         if max_bytes != limits.max_bytes:
             limits = DocumentLimits(max_bytes, limits.max_depth, limits.max_nodes)
+        if frame is not None:
+            return document(value, limits, path, frame.content, frame.levels)
         return document(value, limits, path)
     if not isinstance(value, str):
         raise WireError(

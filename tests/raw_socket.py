@@ -87,7 +87,7 @@ class RawSocket:
 
     async def upgrade(self, **headers: str | None) -> Self:
         """The socket up to `hello`."""
-        status, _ = await self.request(self.head(**headers))
+        status, _ = await self.request(self.head("/ws", **headers))
         assert status == 101, status
         assert (await self.json())["type"] == "hello"
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any
 
 from pydantic import Field
@@ -33,4 +34,8 @@ class ClientFrame:
     payload: Payload
     """An instance of `CLIENT_FRAMES[type].payload`."""
     digest: bytes
-    """16 bytes of type and payload; white space and the order of keys do not count."""
+    """16 bytes of type and payload; white space does not count, nor the order of keys but within `content`."""
+    content: bytes | None = field(default=None, repr=False)
+    """How the payload's `content` is written, compact; None where there is none, or it was not cheap to tell."""
+    levels: int | None = None
+    """`content` has no more levels of objects and arrays than this; None where that was not looked at."""

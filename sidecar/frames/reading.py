@@ -15,6 +15,7 @@ import jiter
 import orjson
 from pydantic import ValidationError
 
+from sidecar.documents import surely_within
 from sidecar.frames.client import CLIENT_FRAMES
 from sidecar.frames.complaint import complaint
 from sidecar.frames.envelope import ClientFrame
@@ -27,8 +28,8 @@ _MOST_DIGITS = 20
 
 _FRAME_ID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _PLACE = re.compile(r" at line \d+ column \d+\Z")
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'{}[]"'))
-_STRING = re.compile(rb'"[^"]*"')
+_ABOVE_CONTENT = 2
+"""Levels around `content`: the frame and its payload."""
 _AS_BROWSERS_BEGIN = b'{"type":"'
 
 
@@ -41,18 +42,18 @@ def read(raw: bytes | str, max_depth: int, key: bytes = b"") -> ClientFrame:
     read. Its text and its chain of causes repeat nothing of the frame.
     """
     most = max_depth + ENVELOPE_DEPTH
-    data, tree, exact = _parsed(raw, most)
+    data, tree, exact, shallow = _parsed(raw, max_depth + _ABOVE_CONTENT)
     if tree.__class__ is not dict:
         raise FrameError("bad_frame", 'a frame is one JSON object: {"type": …, "id": …, "payload": {…}}')
     found = tree.get("id")
     answered = found if found.__class__ is str and _FRAME_ID.match(found) else None
-    if not exact and not _surely_within(data, most) and _deeper(tree, most):
+    if not shallow and _deeper(tree, most):
         raise FrameError("bad_frame", f"the frame has more than {most} levels; nest less deeply", re=answered)
     name = tree.get("type")
     if name.__class__ is not str:
         raise FrameError("bad_frame", "the frame has no `type`: write the name of a frame type, a string", re=answered)
     payload = tree.get("payload", {})
-    dumped = _canonical(data, tree, name, answered, payload, exact)
+    dumped, content = _canonical(data, tree, name, answered, payload, exact)
     ask = CLIENT_FRAMES.get(name)
     if ask is None:
         raise FrameError("unknown_type", "no such frame type; docs/protocol.md lists those there are", re=answered)
@@ -68,23 +69,26 @@ def read(raw: bytes | str, max_depth: int, key: bytes = b"") -> ClientFrame:
     else:
         digest = hashlib.blake2b(dumped, digest_size=DIGEST_SIZE, key=key)
         digest.update(name.encode())
-        return ClientFrame(name, answered, model, digest.digest())
+        levels = max_depth if shallow else None
+        return ClientFrame(name, answered, model, digest.digest(), content, levels)
     # Outside of the except block: a FrameError must not drag the other one along, whose input is the frame.
     raise FrameError("bad_payload", message, re=answered, path=path)
 
 
-def _parsed(raw: bytes | str, most: int) -> tuple[bytes, Any, bool]:
-    """The text as bytes, what it says, and whether it is byte for byte how that would be written, with no more than `most` levels."""
+def _parsed(raw: bytes | str, most: int) -> tuple[bytes, Any, bool, bool]:
+    """The text as bytes, what it says, whether that would be written just so, and whether it surely has no more than `most` levels."""
     try:
         data = raw.encode() if isinstance(raw, str) else raw
+        shallow = surely_within(data, most)
         # A text that is what would be written of its tree has no key twice and no number that is none for us, so it need
         # not be looked through for those: a quarter cheaper. JSON.stringify writes so; others begin otherwise, mostly.
-        if data.startswith(_AS_BROWSERS_BEGIN) and _surely_within(data, most):
+        if shallow and data.startswith(_AS_BROWSERS_BEGIN):
             tree = _plainly(data)
             if tree is not None:
-                return data, tree, True
+                return data, tree, True, True
         # Only keys are cached: the parser's cache outlives the frame, and values are what people wrote.
-        return data, jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys"), False
+        tree = jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys")
+        return data, tree, False, shallow
     except UnicodeEncodeError:
         message = "the frame is not Unicode text: it has half a surrogate pair"
     except ValueError as error:
@@ -103,17 +107,28 @@ def _plainly(data: bytes) -> Any:
         return None
 
 
-def _canonical(data: bytes, tree: dict[str, Any], name: str, answered: str | None, payload: Any, exact: bool) -> bytes:
-    """The payload with its keys sorted and no white space; refuses numbers that are none for us, anywhere in the frame."""
+def _canonical(
+    data: bytes, tree: dict[str, Any], name: str, answered: str | None, payload: Any, exact: bool
+) -> tuple[bytes, bytes | None]:
+    """The payload without white space, its keys sorted but for those within `content`, and `content` as it is written.
+
+    Refuses numbers that are none for us, anywhere in the frame.
+    """
+    content: bytes | None = None
     try:
-        dumped = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
+        if payload.__class__ is dict and "content" in payload:
+            content = orjson.dumps(payload["content"])
+            rest = {key: value for key, value in payload.items() if key != "content"}
+            dumped = b"".join((orjson.dumps(rest, option=orjson.OPT_SORT_KEYS), b",", content))
+        else:
+            dumped = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)
     except TypeError:
         dumped = None
     if dumped is None:  # an integer over 64 bits
         _refuse_numbers(tree, answered)
-        return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+        return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode(), None
     if exact:
-        return dumped
+        return dumped, content
     # The parser lets 1e999 through as an infinity, which orjson writes as null. Every "null" of the frame is again in
     # what was dumped or in the two strings beside it, so as many as before means that no infinity added one.
     if (
@@ -123,7 +138,7 @@ def _canonical(data: bytes, tree: dict[str, Any], name: str, answered: str | Non
         or data.count(b"null") != dumped.count(b"null") + name.count("null") + answered.count("null")
     ):
         _refuse_numbers(tree, answered)
-    return dumped
+    return dumped, content
 
 
 def _refuse_numbers(tree: Any, answered: str | None) -> None:
@@ -139,22 +154,6 @@ def _refuse_numbers(tree: Any, answered: str | None) -> None:
             elif kind is int and abs(each) >= 10**_MOST_DIGITS:
                 what = f"an integer has more than {_MOST_DIGITS} digits; write it as a string"
                 raise FrameError("bad_frame", what, re=answered)
-
-
-def _surely_within(data: bytes, most: int) -> bool:
-    """A cheap sufficient test of the depth, on the bytes of valid JSON; False only means that the tree must be walked."""
-    if b"\\" in data:  # an escaped quote would break the pairing of quotes
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = data.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
-    if b'"' in brackets:  # strings with brackets in them
-        brackets = _STRING.sub(b"", brackets)
-    removed = 0
-    while removed + len(brackets) // 2 > most:  # so many pairs cannot be deeper
-        brackets = brackets.replace(b"{}", b"").replace(b"[]", b"")  # takes the innermost level away, at most two
-        removed += 2
-        if removed > most:
-            return False
-    return True
 
 
 def _deeper(tree: Any, most: int) -> bool:

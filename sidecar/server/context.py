@@ -14,6 +14,7 @@ from sidecar.outbox import OutboxWorker
 from sidecar.parts import Parts
 from sidecar.plugins import Plugins
 from sidecar.server.handshake import Doorkeeper
+from sidecar.server.turns import Turns
 from sidecar.server.wire import WebSocketWire
 from sidecar.slots.authenticator import Session
 from sidecar.watchdog import Watchdog
@@ -46,6 +47,7 @@ class Context:
     """By connection id."""
     opening: set[WebSocketWire] = field(default_factory=set)
     """Sockets that were accepted and are not ready yet."""
+    turns: Turns = field(default_factory=Turns)
     stopping: bool = False
 
     def keep(self, task: asyncio.Task[None]) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 from aiohttp import WSMessage, WSMsgType, web
@@ -29,24 +29,14 @@ from sidecar.server.dispatch import answer, lane_of
 from sidecar.server.faults import wire_error
 from sidecar.server.limits import COSTS, Bucket
 from sidecar.server.opening import RECHECK_SECONDS, credential, sign_in
+from sidecar.server.turns import FRAME_SECONDS, Turn
 from sidecar.sync import answer_sync
 
-_FRAME_SECONDS = 30.0
-"""No frame is worked on for longer; the slots have shorter deadlines of their own."""
 _IN_FLIGHT = 64
 """Frames of one socket at once; beyond that nothing is read from it."""
 _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 
 log = structlog.get_logger("sidecar.server")
-
-
-@dataclass(slots=True)
-class _Turn:
-    """A task's turn at reading, which it keeps while its frames wait for nothing."""
-
-    over: bool = False
-    deadline: asyncio.Timeout | None = None
-    """Of the frame that is being worked on."""
 
 
 class Socket:
@@ -96,7 +86,7 @@ class Socket:
             if self._sync is not None:
                 self._sync.cancel()
             if self._tasks:
-                await asyncio.wait(list(self._tasks), timeout=_FRAME_SECONDS)
+                await asyncio.wait(list(self._tasks), timeout=FRAME_SECONDS)
 
     async def _read(self) -> None:
         """Reads frames until the socket ends, or until one has to wait for something: then another task reads on.
@@ -117,6 +107,9 @@ class Socket:
                     await self._room.wait()
         except ConnectionError:
             pass  # the reader is gone, which is how most sockets end
+        except BaseException:
+            self._over.set()  # whichever task reads, `serve` must not wait for good
+            raise
         self._over.set()
 
     async def _control(self, message: WSMessage) -> bool:
@@ -180,22 +173,18 @@ class Socket:
             waiting.append(frame)
             return True
         self._lanes[lane] = deque((frame,))
-        turn = _Turn()
-        # Runs in the loop's next round: only if the work has not come to its end in this one.
-        handle = asyncio.get_running_loop().call_soon(self._hand_over, turn)
+        turn = Turn(self._read_on)
+        self._context.turns.begin(turn)
         try:
             await self._work(lane, turn)
         finally:
-            handle.cancel()  # when the process stops in between as well: nobody reads on then
+            turn.done = True  # when the process stops in between as well: nobody reads on then
         return not turn.over
 
-    def _hand_over(self, turn: _Turn) -> None:
-        turn.over = True
-        if turn.deadline is not None:
-            turn.deadline.reschedule(asyncio.get_running_loop().time() + _FRAME_SECONDS)
+    def _read_on(self) -> None:
         spawn(self._read(), self._tasks)
 
-    async def _work(self, lane: str, turn: _Turn) -> None:
+    async def _work(self, lane: str, turn: Turn) -> None:
         waiting = self._lanes[lane]
         try:
             while waiting:
@@ -211,12 +200,12 @@ class Socket:
             if self._room is not None:
                 self._room.set()
 
-    async def _answer(self, frame: ClientFrame, turn: _Turn) -> None:
+    async def _answer(self, frame: ClientFrame, turn: Turn) -> None:
         started = time.perf_counter()
         parts = self._context.parts
         try:
             # What waits for nothing needs no deadline; with the turn's end it gets one.
-            async with asyncio.timeout(_FRAME_SECONDS if turn.over else None) as turn.deadline:
+            async with asyncio.timeout(FRAME_SECONDS if turn.over else None) as turn.deadline:
                 if isinstance(frame.payload, AuthRefresh):
                     result = await self._refresh(frame.payload)
                 else:

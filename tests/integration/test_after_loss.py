@@ -1,4 +1,4 @@
-"""After the cache lost everything: S20, S21, S67–S69 (semantics §2, §6, §8)."""
+"""After the cache lost everything: S20, S21, S67 (semantics §2, §6)."""
 
 from __future__ import annotations
 
@@ -24,28 +24,13 @@ from tests.integration.world import (
     lose_cache,
     of_chat,
     record,
-    rows,
+    restore_of,
     say,
     settled,
     stop_outbox,
     store_away,
     until,
 )
-
-
-def restore_of(chat: Frame) -> dict[str, Any]:
-    """What a device sends that holds the chat like this."""
-    payload: dict[str, Any] = {"chatId": chat["id"], "messagesVersion": chat["messages_version"]}
-    if chat["version"]:
-        payload["draft"] = {
-            "content": chat["draft"],
-            "state": chat["draft_state"],
-            "version": chat["version"],
-            "op": chat["draft_op"],
-        }
-    if chat["title_version"]:
-        payload["title"] = {"title": chat["title"], "version": chat["title_version"], "op": chat["title_op"]}
-    return payload
 
 
 async def persisted(device: Device, server: Server, stored: int, here: int) -> Frame:
@@ -237,151 +222,6 @@ async def test_a_restore_of_nothing_makes_no_chat(server: Server) -> None:
         assert key_count(server) == 0
 
 
-@pytest.mark.parametrize("loss", ["none", "in place", "restart"])
-async def test_s68_a_deleted_chat_stays_deleted_after_a_loss(serve: Serve, tmp_path: Path, loss: str) -> None:
-    """S68: cache emptied, an old device comes back: `deleted`, no key is made again, no row returns."""
-    drafts = {"drafts": AT_ONCE}
-
-    async def old_device_returns(server: Server) -> None:
-        async with devices(server, 2, sync=False) as (old, other):
-            keys = key_count(server)
-            chat = old.full("c1")
-            named = {"id": chat, "version": 4, "op": None, "titleVersion": 0, "messagesVersion": 2}
-            draft = {"content": doc("old text"), "state": "edited", "version": 4, "op": "operation-of-4"}
-            frames = await old.sync(chats=[named])
-            assert [gone["id"] for gone in frames[-1]["deleted"]] == [chat]
-            assert frames[-1]["missing"] == []
-            for type_, payload in (
-                ("chat_restore", {"chatId": "c1", "draft": draft, "messagesVersion": 2}),
-                ("draft_update", {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0}),
-                ("draft_update", {"chatId": "c1", "content": doc("x"), "basedOnVersion": 4}),
-                ("title_update", {"chatId": "c1", "title": "x", "basedOnVersion": 0}),
-            ):
-                answer = await other.ask(type_, payload)
-                assert answer["payload"]["reason"] == "chat_deleted", (type_, answer)
-            sent = await other.ask("message_send", {"tempChatId": "c1", "clientMessageId": "m9", "content": doc("x")})
-            assert sent["type"] == "chat_deleted"
-            assert (await other.ask("chat_delete", {"chatId": "c1"}))["type"] == "chat_deleted"
-            assert key_count(server) == keys == 1
-            await settled(server)
-            assert [row["id"] for row in rows(tmp_path, "SELECT id FROM chats")] == [old.full("kept")]
-            assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 1
-
-    async with serve(**drafts) as server:
-        async with devices(server, 1) as (one,):
-            await say(one, "kept", "m1", doc("kept"))
-            await say(one, "c1", "m1", doc("m"))
-            await settled(server)
-            with store_away(server, reads=False) as refused:
-                deleted = await one.ask("chat_delete", {"chatId": "c1"})
-                assert deleted["type"] == "chat_deleted"
-                await until(lambda: bool(refused))
-                if loss == "in place":
-                    await lose_cache(server, one)
-                if loss == "restart":  # the row still stands, and the entry that would delete it goes with the cache
-                    await stop_outbox(server)
-            if loss == "restart":
-                assert len(rows(tmp_path, "SELECT 1 FROM chats")) == 2
-        if loss != "restart":
-            await old_device_returns(server)
-    if loss == "restart":
-        shutil.rmtree(tmp_path / "data" / "cache")
-        async with serve(**drafts) as server:
-            await old_device_returns(server)
-
-
-async def test_s68_a_late_outbox_entry_brings_no_row_back(serve: Serve, tmp_path: Path) -> None:
-    """S68: the message waits for the store while its chat is deleted: its entry is dropped."""
-    async with serve(drafts=AT_ONCE) as server, devices(server, 2) as (one, two):
-        with store_away(server, reads=False) as refused:
-            await say(one, "c1", "m1", doc("m"))
-            await until(lambda: bool(refused))
-            assert (await two.ask("chat_delete", {"chatId": "c1"}))["type"] == "chat_deleted"
-        await settled(server)
-        assert rows(tmp_path, "SELECT 1 FROM chats") == rows(tmp_path, "SELECT 1 FROM messages") == []
-        assert key_count(server) == 0
-
-
-@pytest.mark.parametrize("first", ["message again", "restore", "other device"])
-async def test_s69_a_sent_text_does_not_come_back_as_a_draft(serve: Serve, tmp_path: Path, first: str) -> None:
-    """S69: the store still has the draft that was sent, the cache has lost the message: it is consumed again."""
-    async with serve(drafts=NEVER) as server, devices(server, 2) as (a, b):
-        await say(a, "c1", "m0", doc("before"))
-        await a.ask("draft_update", {"chatId": "c1", "content": doc("text"), "basedOnVersion": 0}, "operation-of-1")
-        await settled(server)
-        before = await record(b, "c1")
-        message = {"chatId": "c1", "clientMessageId": "m1", "content": doc("text"), "draftVersion": 1}
-        with store_away(server, reads=False) as refused:
-            sent = await a.ask("message_send", message, "operation-of-m1")
-            assert sent["payload"]["consumed"] is True
-            await until(lambda: bool(refused))
-            after = await record(a, "c1")
-            await lose_cache(server, a)
-        assert rows(tmp_path, "SELECT draft_state FROM chats")[0]["draft_state"] == "edited"
-
-        async def restore() -> None:
-            frames = await a.sync(chats=[held(after)])
-            assert frames[-1]["missing"] == [a.full("c1")]
-            restored = await a.ask("chat_restore", restore_of(after))
-            assert restored["type"] == "chat_restored"
-            assert restored["payload"]["chat"]["draft_state"] == "consumed"
-
-        async def send_again() -> None:
-            again = await a.ask("message_send", message, "operation-of-m1")
-            assert again["type"] == "message_accepted"
-            assert again["payload"]["message"]["id"] == sent["payload"]["message"]["id"]
-            assert again["payload"]["version"] == 2
-
-        if first == "other device":  # which holds the draft of version 1, as the store does
-            [chat] = chats_of(await b.sync(chats=[held(before)])).values()
-            assert (chat["version"], chat["draft_state"]) == (1, "edited")
-        for step in (send_again, restore) if first == "message again" else (restore, send_again):
-            if step is restore and first == "message again":
-                continue  # nothing is missing any more
-            await step()
-        await settled(server)
-        for device in (a, b):
-            chat = chats_of(await device.sync())[a.full("c1")]
-            assert (chat["draft"], chat["draft_state"], chat["version"]) == (None, "consumed", 2)
-            assert [m["client_message_id"] for m in chat["messages"]] == ["m0", "m1"]
-        late = await b.ask("draft_update", {"chatId": "c1", "content": doc("text"), "basedOnVersion": 1})
-        assert (late["type"], late["payload"]["reason"]) == ("draft_conflict", "consumed")
-        [row] = rows(tmp_path, "SELECT version, draft FROM chats")
-        assert tuple(row) == (2, None)
-        assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 2
-
-
-async def test_a_message_again_after_a_loss_is_one_row(serve: Serve, tmp_path: Path) -> None:
-    """S28 after a loss: the store has the message, the cache nothing: the same id finds the same row, in its old place."""
-    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
-        first = await say(one, "c1", "m1", doc("one"))
-        await say(one, "c1", "m2", doc("two"))
-        await settled(server)
-        await lose_cache(server, one)
-        server.context.parts.references.drop(UserHash(one.user), ChatId(one.full("c1")))
-        again = await say(one, "c1", "m1", doc("one"))
-        assert (again["message"]["id"], again["message"]["sequence"]) == (first["message"]["id"], 1)
-        assert again["message"]["status"] == "delivered"
-        third = await say(one, "c1", "m3", doc("three"))
-        assert third["message"]["sequence"] == 3
-        await settled(server)
-        assert len(rows(tmp_path, "SELECT 1 FROM messages")) == 3
-
-
-async def test_while_cache_and_store_are_both_gone_a_message_waits(serve: Serve) -> None:
-    """Semantics §4: `unavailable`, and again with the same id it is accepted once."""
-    async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
-        await say(one, "c1", "m1", doc("m"))
-        await settled(server)
-        await lose_cache(server, one)
-        message = {"chatId": "c1", "clientMessageId": "m2", "content": doc("n")}
-        with store_away(server):
-            answer = await one.ask("message_send", message, "operation-of-m2")
-            assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable")
-        answer = await one.ask("message_send", message, "operation-of-m2")
-        assert (answer["type"], answer["payload"]["message"]["sequence"]) == ("message_accepted", 2)
-
-
 async def test_answers_of_operations_whose_revision_was_lost_are_made_anew(serve: Serve) -> None:
     """Semantics §1: an acceptance whose revision the server no longer holds is forgotten and carried out anew."""
     async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
@@ -405,3 +245,22 @@ async def test_answers_of_operations_whose_revision_was_lost_are_made_anew(serve
         chat = await cached(server, one.full("c1"))
         assert chat is not None
         assert chat.version == 2
+
+
+async def test_records_of_an_older_epoch_are_merged_with_the_store_higher_revision_first(serve: Serve) -> None:
+    """Semantics §6: one chat was lost, so a new epoch begins; what the cache still has above the store stays, field by field."""
+    async with serve(drafts=NEVER) as server, devices(server, 2) as (one, two):
+        await persisted(one, server, stored=3, here=5)
+        await one.ask("title_update", {"chatId": "c1", "title": "unsaved", "basedOnVersion": 0})
+        await say(one, "c2", "m1", doc("another"))
+        cursor = (await two.sync())[-1]["cursor"]
+        lost = {"id": "lost", "version": 2, "titleVersion": 0, "messagesVersion": 0}
+        frames = await two.sync(cursor=cursor, chats=[lost])
+        assert (frames[0]["reason"], frames[-1]["missing"]) == ("epoch_changed", [two.full("lost")])
+        chat = chats_of(frames)[two.full("c1")]
+        assert (chat["version"], chat["draft"], chat["title"]) == (5, doc("text 5"), "unsaved")
+        edit = {"chatId": "c1", "content": doc("on 5"), "basedOnVersion": 5, "basedOnOp": "operation-of-5"}
+        assert (await one.ask("draft_update", edit))["payload"]["version"] == 6
+        now = await cached(server, one.full("c1"))
+        assert now is not None
+        assert (now.version, now.title_version, now.epoch) == (6, 1, frames[-1]["cursor"].split(".")[0])

@@ -41,7 +41,7 @@ async def _ready(http: aiohttp.ClientSession, server: Server) -> tuple[int, dict
 
 def _plugin(server: Server) -> Any:
     [plugin] = [each for each in server.context.plugins._plugins if each.name == "troubled"]
-    return plugin.instance if hasattr(plugin, "instance") else plugin._plugin
+    return plugin.instance
 
 
 # -- livez and readyz --------------------------------------------------------------------------------------------------
@@ -75,7 +75,8 @@ async def test_readyz_names_the_part_that_is_away(
         await asyncio.Event().wait()
 
     parts = server.context.parts
-    monkeypatch.setattr(*((parts.cache.chats, "events") if part == "cache" else (parts.store, "known")), fail)
+    owner, name = (parts.cache.chats, "events") if part == "cache" else (parts.store, "known")
+    monkeypatch.setattr(owner, name, fail)
     status, body = await _ready(http, server)
     assert (status, body["status"]) == (503, "not ready")
     assert body["parts"].pop(part)["state"] == "unavailable"
@@ -144,6 +145,7 @@ async def test_f39_a_blocked_loop_fails_livez_and_the_log_names_the_plugin(
 
             # From another thread: the loop of this test is the loop that is blocked.
             def livez() -> bytes:
+                time.sleep(0.2)
                 host, port = server.url.removeprefix("http://").split(":")
                 with socket.create_connection((host, int(port)), timeout=1) as line:
                     line.settimeout(0.7)
@@ -153,8 +155,7 @@ async def test_f39_a_blocked_loop_fails_livez_and_the_log_names_the_plugin(
                     except TimeoutError:
                         return b"no answer"
 
-            probe = asyncio.get_running_loop().run_in_executor(None, lambda: (time.sleep(0.2), livez())[1])
-            assert await probe == b"no answer"
+            assert await asyncio.to_thread(livez) == b"no answer"
             assert (await device.answer("a"))["type"] == "ready"
             auth.blocks = 0.0
             assert (await _get(http, f"{server.url}/livez"))[0] == 200

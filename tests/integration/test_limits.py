@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,21 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import psutil
 import pytest
 
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, SocketClosed, doc
+from tests.memory import descriptors, resident
 from tests.process import SidecarProcess
 from tests.raw_socket import BINARY, PING, RawSocket, frame
 
 KIB, MIB = 1024, 1024 * 1024
-
-
-def _memory() -> int:
-    gc.collect()
-    return psutil.Process(os.getpid()).memory_info().rss
 
 
 @asynccontextmanager
@@ -109,14 +102,14 @@ async def test_t15_the_largest_frame_that_hello_allows_is_heard(server: Server) 
 async def test_t15_unfinished_messages_cost_what_they_have_sent_and_no_more(server: Server) -> None:
     """T15: 30 sockets, each in the middle of a message, of 1-byte pieces or of one frame that does not end."""
     raws = [await (await RawSocket(server.url).dial()).sign_in(f"m{number}") for number in range(30)]
-    before = _memory()
+    before = resident()
     dust = frame(b'"', fin=False) + frame(b"x", 0, fin=False) * 20_000
     for number, raw in enumerate(raws):
         raw.writer.write(dust if number % 2 else frame(b"x" * (250 * KIB), length=255 * KIB))
     for raw in raws:
         await raw.writer.drain()
     await asyncio.sleep(0.3)
-    assert _memory() - before < 2 * MIB * len(raws)
+    assert resident() - before < 2 * MIB * len(raws)
     assert len(server.context.registry) == 30
     async with Device(server.url, "good") as good:
         assert (await good.ask("ping", {}))["type"] == "pong"
@@ -425,7 +418,7 @@ async def test_f41_without_file_descriptors_the_open_sockets_go_on_and_others_co
         await one.ask("draft_update", {"tempChatId": "c1", "content": doc("0"), "basedOnVersion": 0})
         raws = [await RawSocket(process.url).dial() for _ in range(150)]
         await asyncio.sleep(0.3)
-        assert psutil.Process(process.pid).num_fds() >= 90, "they are used up"
+        assert descriptors(process.pid) >= 90, "they are used up"
         for number in range(1, 5):
             answer = await one.ask("draft_update", {"chatId": "c1", "content": doc("x"), "basedOnVersion": number})
             assert answer["type"] == "draft_updated", answer

@@ -322,7 +322,7 @@ async def test_whoever_proves_nothing_is_a_new_device(server: Server, what: str)
     async with stranger:
         assert stranger.ready["device"]["isNew"]
         assert stranger.ready["device"]["id"] != proof["id"]
-    device.proof = proof  # type: ignore[assignment]
+    device.proof = proof
     async with device:
         assert not device.ready["device"]["isNew"], "the device itself lost nothing"
 

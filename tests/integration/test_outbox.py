@@ -14,11 +14,10 @@ from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import doc
 from tests.integration.faulty_store import FaultyStore, Hearing
-from tests.integration.world import AT_ONCE, NEVER, begin, cached, devices, record, rows, say, settled, until
+from tests.integration.world import AT_ONCE, FAST, NEVER, begin, cached, devices, record, rows, say, settled, until
 
 STORE = {"use": "tests.integration.faulty_store:FaultyStore"}
 HEARING = {"use": "tests.integration.faulty_store:Hearing", "name": "hearing"}
-FAST = {"frames_per_second": 5000, "burst": 5000}
 
 
 def store_of(server: Server) -> FaultyStore:

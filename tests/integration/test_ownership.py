@@ -81,6 +81,7 @@ async def _state(device: Device) -> dict[str, Any]:
     for part in await device.sync():
         for chat in part["chats"]:
             found.setdefault(chat["id"], {}).update(chat)
+            found[chat["id"]].pop("durability", None)  # the store catches up meanwhile
     return found
 
 
@@ -103,41 +104,42 @@ async def test_s59_t1_another_persons_chat_is_answered_like_one_that_nobody_know
     serve: Serve, whole: bool, chat: str
 ) -> None:
     """S59, T1: two persons, every frame, own, foreign and absent ids: the same answer, nothing read, nothing changed."""
-    async with serve(limits={"frames_per_second": 10_000, "burst": 10_000}, drafts=AT_ONCE) as server:
-        async with Device(server.url, "alice") as alice, Device(server.url, "bob") as bob:
-            message = await _alices(alice)
-            before = await _state(alice)
-            user = bob.user
-            for name, foreign in asks(alice.full(chat) if whole else chat, message).items():
-                absent = asks(f"{alice.user[:8]}_nobody" if whole else "nobody", message)[name]
-                type_ = name.partition(" ")[0]
-                answers = []
-                for payload in (foreign, absent):
-                    # Each in a person's hands that is new: what bob makes under his own ids is his.
-                    asker = Device(server.url, "bob" if whole else f"bob-{name.replace(' ', '-').replace('_', '-')}")
-                    async with asker:
-                        frames = (
-                            await asker.sync(**payload)
-                            if type_ == "sync_request"
-                            else [await asker.ask(type_, payload)]
-                        )
-                        if not whole:
-                            await asker.ask("chat_delete", {"chatId": payload.get("chatId", "x")})
-                        answers.append(frames)
-                        assert SECRET not in str(frames), name
-                if whole:
-                    assert _without(answers[0]) == _without(answers[1]), name
-                    code = answers[0][-1].get("payload", answers[0][-1]).get("code")
-                    assert code == "not_found", name
-                else:
-                    kinds = [
-                        [(f.get("type") or f["·type"], f.get("payload", {}).get("code")) for f in each]
-                        for each in answers
-                    ]
-                    assert kinds[0] == kinds[1], name
-            assert bob.user == user
-            assert await _state(alice) == before
-            assert not [event for event in alice.events if event["type"] != "chat_stored"]
+    fast = {"frames_per_second": 10_000, "burst": 10_000}
+    async with (
+        serve(limits=fast, drafts=AT_ONCE) as server,
+        Device(server.url, "alice") as alice,
+        Device(server.url, "bob") as bob,
+    ):
+        message = await _alices(alice)
+        before = await _state(alice)
+        user = bob.user
+        for name, foreign in asks(alice.full(chat) if whole else chat, message).items():
+            absent = asks(f"{alice.user[:8]}_nobody" if whole else "nobody", message)[name]
+            type_ = name.partition(" ")[0]
+            answers = []
+            for payload in (foreign, absent):
+                # Each in a person's hands that is new: what bob makes under his own ids is his.
+                asker = Device(server.url, "bob" if whole else f"bob-{name.replace(' ', '-').replace('_', '-')}")
+                async with asker:
+                    frames = (
+                        await asker.sync(**payload) if type_ == "sync_request" else [await asker.ask(type_, payload)]
+                    )
+                    if not whole:
+                        await asker.ask("chat_delete", {"chatId": payload.get("chatId", "x")})
+                    answers.append(frames)
+                    assert SECRET not in str(frames), name
+            if whole:
+                assert _without(answers[0]) == _without(answers[1]), name
+                code = answers[0][-1].get("payload", answers[0][-1]).get("code")
+                assert code == "not_found", name
+            else:
+                kinds = [
+                    [(f.get("type") or f["·type"], f.get("payload", {}).get("code")) for f in each] for each in answers
+                ]
+                assert kinds[0] == kinds[1], name
+        assert bob.user == user
+        assert await _state(alice) == before
+        assert not [event for event in alice.events if event["type"] != "chat_stored"]
 
 
 async def test_t1_t2_two_persons_with_the_same_prefix_never_meet(serve: Serve) -> None:
@@ -200,7 +202,7 @@ async def test_t2_two_persons_race_for_one_client_id(serve: Serve) -> None:
                 assert isinstance(chat, ChatInCache)
                 assert chat.user == caller.user
                 assert chat.draft is not None
-                assert f"{caller.user} {number}".encode() in chat.draft
+                assert f"{caller.user} {number}".encode() in bytes(chat.draft)
 
 
 async def test_t45_absent_and_foreign_ids_take_the_same_way(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

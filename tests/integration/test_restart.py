@@ -16,6 +16,7 @@ from tests.device import Device, SocketClosed, doc, new_id
 from tests.integration.test_outbox import STORE, store_of
 from tests.integration.world import (
     AT_ONCE,
+    FAST,
     NEVER,
     begin,
     chats_of,
@@ -29,8 +30,6 @@ from tests.integration.world import (
     until,
 )
 from tests.process import SidecarProcess
-
-FAST = {"frames_per_second": 5000, "burst": 5000}
 
 
 def text_of(content: Any) -> str:

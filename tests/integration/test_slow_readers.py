@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import socket
 from typing import Any
 
-import psutil
 import pytest
 
 from sidecar.connections import SLOW_READER
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc, new_id
+from tests.memory import resident
 from tests.raw_socket import RawSocket
 
 KIB, MIB = 1024, 1024 * 1024
@@ -53,11 +51,6 @@ class _Stuck:
         await asyncio.Event().wait()
 
 
-def _memory() -> int:
-    gc.collect()
-    return psutil.Process(os.getpid()).memory_info().rss
-
-
 async def _busy(device: Device, edits: int, size: int) -> None:
     """Makes a chat and edits it until every one of `edits` was accepted."""
     await device.ask("draft_update", {"tempChatId": "busy", "content": doc("x"), "basedOnVersion": 0})
@@ -79,13 +72,13 @@ async def test_t18_s37_stalled_readers_are_cut_off_and_the_others_see_everything
         await author.sync()
         await other.sync()
         readers = [await Stalled(server.url).stall("alice") for _ in range(25)]
-        before = _memory()
+        before = resident()
         await _busy(author, 200, 20_000)  # 4 MB of events for each connection
         last = await other.event("draft_updated", lambda event: event["version"] == 201)
         assert last["content"] == doc("200" + "x" * 20_000)
         seen = [event["payload"]["version"] for event in other.events if event["type"] == "draft_updated"]
         assert seen == sorted(set(seen))
-        grown = _memory() - before
+        grown = resident() - before
         assert grown < len(readers) * 2 * MIB + 60 * MIB
         for _ in range(200):
             if len(server.context.registry) == 2:
@@ -129,11 +122,11 @@ async def test_t18_a_reader_that_stalls_during_its_sync_is_cut_off(
             sent = {"tempChatId": f"c{number}", "content": doc("x" * 100_000), "basedOnVersion": 0}
             assert (await author.ask("draft_update", sent))["type"] == "chat_initiated"
         reader = await Stalled(server.url).stall("alice")
-        before = _memory()
+        before = resident()
         for _ in range(3):
             reader.send(b'{"type":"sync_request","id":"s","payload":{}}')
         await asyncio.sleep(0.2)
-        assert _memory() - before < 30 * MIB
+        assert resident() - before < 30 * MIB
         for _ in range(200):
             if len(server.context.registry) == 1:
                 break
@@ -155,7 +148,7 @@ async def test_t18_pages_that_nobody_reads_are_bounded(serve: Serve) -> None:
             }
             assert (await author.ask("message_send", sent))["type"] == "message_accepted"
         reader = await Stalled(server.url).stall("alice")
-        before = _memory()
+        before = resident()
         request = b'{"type":"messages_request","id":"%d","payload":{"chatId":"c","limit":200}}'
         for number in range(300):
             reader.send(request % number)
@@ -164,7 +157,7 @@ async def test_t18_pages_that_nobody_reads_are_bounded(serve: Serve) -> None:
                 break
             await asyncio.sleep(0.05)
         assert len(server.context.registry) == 1
-        assert _memory() - before < 60 * MIB
+        assert resident() - before < 60 * MIB
         reader.writer.close()
         await author.close()
 

@@ -16,12 +16,15 @@ from plugins.encryption.local import LocalCipher
 from plugins.persistence.sqlite_store import SqliteStore
 from sidecar import ChatId, ChatInCache, Unavailable, UserHash
 from sidecar.server.running import Server
-from tests.device import Device, Frame
+from tests.device import Device, Frame, doc
 
 AT_ONCE = {"debounce": "0s", "max_debounce": "0s"}
 """Drafts and titles go to the store without delay."""
 NEVER = {"debounce": "10m", "max_debounce": "10m"}
 """Nothing goes to the store but messages, and what goes with them."""
+
+FAST = {"frames_per_second": 5000, "burst": 5000}
+"""No limit of frames that a test could meet."""
 
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
@@ -193,3 +196,36 @@ async def say(device: Device, chat: str, message: str, content: Any, **more: Any
     )
     assert answer["type"] == "message_accepted", answer
     return cast("Frame", answer["payload"])
+
+
+async def many_messages(device: Device, chats: range, **more: Any) -> None:
+    """A chat with one message for each number, in this order."""
+    ids = [
+        await device.send(
+            "message_send", {"tempChatId": f"c{number}", "clientMessageId": "m1", "content": doc(f"{number}"), **more}
+        )
+        for number in chats
+    ]
+    for id_ in ids:
+        answer = await device.answer(id_)
+        assert answer["type"] == "message_accepted", answer
+
+
+def named(chat: str, version: int = 0, title: int = 0, messages: int = 0, op: str | None = None) -> dict[str, Any]:
+    """What a device says that it holds."""
+    return {"id": chat, "version": version, "op": op, "titleVersion": title, "messagesVersion": messages}
+
+
+def restore_of(chat: Frame) -> dict[str, Any]:
+    """What a device sends that holds the chat like this."""
+    payload: dict[str, Any] = {"chatId": chat["id"], "messagesVersion": chat["messages_version"]}
+    if chat["version"]:
+        payload["draft"] = {
+            "content": chat["draft"],
+            "state": chat["draft_state"],
+            "version": chat["version"],
+            "op": chat["draft_op"],
+        }
+    if chat["title_version"]:
+        payload["title"] = {"title": chat["title"], "version": chat["title_version"], "op": chat["title_op"]}
+    return payload

@@ -225,7 +225,8 @@ class Client:
             base, unsent = tail.base, True
         payload: dict[str, Any] = {"clientMessageId": token, "content": _doc(token)}
         self.reference.send(token, chat.id, over, unsent=unsent)
-        made_from = over is not None and base[0] > 0
+        # It names the revision whose text goes with it; of an unsent draft that is the one it was typed over.
+        made_from = base[0] > 0 and (tail.over if unsent and tail is not None else over) is not None
         if unsent and tail is not None:
             self.reference.also_over(token, tail.over)
         chat.ops.append(self._op("message_send", chat, payload, "draft" if made_from else None, base, token, over))
@@ -653,7 +654,7 @@ class Client:
             )
         if whole:
             chat.stub = False
-        elif stored:
+        elif stored and messages == "part":
             # What is not told is as it was named, and the store has all of it.
             chat.draft.stored = chat.title.stored = True
         version = response.get("messages_version", chat.known)

@@ -173,9 +173,9 @@ class Sidecar(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from(_LATE), odds=st.integers(0, 5))
     def nobody_moves(self, seconds: float, odds: int) -> None:
-        """Hours pass while nothing runs, as on a laptop that sleeps."""
+        """Hours pass while nothing runs, as on a laptop that sleeps; the sockets do not survive such silence."""
         if odds == 0:
-            self.world.ahead += seconds
+            self.world.sleep(seconds)
             if seconds > _DAY:
                 for _, reference in self.people:
                     reference.outcomes_lost()
@@ -223,7 +223,7 @@ class Sidecar(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if self.clients and not self.world.loop.trouble:
+            if self.clients and not self.world.broken:
                 self.settle(again=True)
         finally:
             if self.clients:

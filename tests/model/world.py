@@ -353,6 +353,8 @@ class World:
         self.ahead = 0.0
         """Seconds by which the wall's clock runs before the loop's: time that passed while nobody moved."""
         self.lives = 0
+        self.broken = False
+        """Something was raised: the run is over."""
         self.links: list[Link] = []
         self._numbers = 0
         self._connections = 0
@@ -360,11 +362,23 @@ class World:
         self.run(self.life.start())
 
     def run(self, work: Any) -> Any:
-        return self.loop.run(work)
+        """Runs until this is done. Raises what clients found broken meanwhile."""
+        try:
+            return self.loop.run(work)
+        except BaseException:
+            self.broken = True
+            raise
 
     def pass_time(self, seconds: float) -> None:
         """Lets everything run for so long."""
         self.run(asyncio.sleep(seconds))
+
+    def sleep(self, seconds: float) -> None:
+        """Nothing runs for so long. Then every socket is found silent and is closed."""
+        self.ahead += seconds
+        links, self.links = self.links, []
+        for link in links:
+            link.break_off(_FOR_GOOD)
 
     def wall(self) -> float:
         """Seconds since 1970."""

@@ -13,7 +13,7 @@ from sidecar.server.masks import Masks
 
 LOCAL = Doorkeeper("127.0.0.1", (), (), None)
 LISTED = Doorkeeper(
-    "0.0.0.0",  # noqa: S104
+    "0.0.0.0",
     ("chat.example.com",),
     (
         "https://app.example.com",
@@ -132,8 +132,8 @@ def test_t3_signing_in_by_cookie_needs_an_origin() -> None:
         (LISTED, ["127.0.0.1"], False),
         (LISTED, ["example.com"], False),
         (LISTED, ["x.chat.example.com"], False),
-        (Doorkeeper("0.0.0.0", (), (), None), ["192.168.1.2:8770"], True),  # noqa: S104
-        (Doorkeeper("0.0.0.0", (), (), None), ["rebound.example"], False),  # noqa: S104
+        (Doorkeeper("0.0.0.0", (), (), None), ["192.168.1.2:8770"], True),
+        (Doorkeeper("0.0.0.0", (), (), None), ["rebound.example"], False),
     ],
 )
 def test_t4_only_known_hosts_come_in(door: Doorkeeper, hosts: list[str], allowed: bool) -> None:
