@@ -108,8 +108,12 @@ def surely_within(raw: bytes, most: int) -> bool:
     False only means that the tree must be walked.
     """
     if b"\\" in raw:
-        # An escaped quote is no end of a string; escaped backslashes first, since one may stand before a real end.
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+        # An escaped quote is no end of a string.
+        first, *others = raw.split(b"\\")
+        if b"" in others:  # an escaped backslash, which may stand before a real end: these go first
+            raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+        else:
+            raw = b"".join((first, *[other[1:] for other in others]))
     brackets = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
     if b'"' in brackets:
         brackets = _STRING.sub(b"", brackets)  # strings with brackets in them

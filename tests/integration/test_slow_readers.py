@@ -182,27 +182,31 @@ async def test_s37_a_slow_reader_that_goes_on_gets_everything_in_order(server: S
 
 async def test_s37_a_sync_that_is_given_up_for_a_newer_one_does_not_harm_it(serve: Serve) -> None:
     """S37: the older sync waits for the reader when it is cancelled; the newer one goes on waiting, and is complete."""
-    async with serve(limits={"frames_per_second": 10_000, "draft_chats_per_user": 1000}) as server:
-        async with Device(server.url) as author, Device(server.url) as reader:
-            for number in range(40):
-                sent = {"tempChatId": f"c{number}", "content": doc("x" * 100_000), "basedOnVersion": 0}
-                assert (await author.ask("draft_update", sent))["type"] == "chat_initiated"
-            assert reader._ws is not None
-            connection = reader._ws._response.connection
-            assert connection is not None
-            transport: Any = connection.transport
-            transport.pause_reading()
-            older = await reader.send("sync_request", {})
-            await asyncio.sleep(0.2)
-            newer = await reader.send("sync_request", {})
-            await asyncio.sleep(0.2)
-            transport.resume_reading()
-            frames = [await reader.answer(newer)]
-            while not frames[-1]["payload"].get("complete"):
-                frames.append(await reader.answer(newer))
-            assert {frame["type"] for frame in frames} == {"initial_sync_data"}
-            assert len({chat["id"] for frame in frames for chat in frame["payload"]["chats"]}) == 40
+    limits = {"frames_per_second": 10_000, "draft_chats_per_user": 1000}
+    async with (
+        serve(limits=limits) as server,
+        Device(server.url) as author,
+        Device(server.url) as reader,
+    ):
+        for number in range(40):
+            sent = {"tempChatId": f"c{number}", "content": doc("x" * 100_000), "basedOnVersion": 0}
+            assert (await author.ask("draft_update", sent))["type"] == "chat_initiated"
+        assert reader._ws is not None
+        connection = reader._ws._response.connection
+        assert connection is not None
+        transport: Any = connection.transport
+        transport.pause_reading()
+        older = await reader.send("sync_request", {})
+        await asyncio.sleep(0.2)
+        newer = await reader.send("sync_request", {})
+        await asyncio.sleep(0.2)
+        transport.resume_reading()
+        frames = [await reader.answer(newer)]
+        while not frames[-1]["payload"].get("complete"):
+            frames.append(await reader.answer(newer))
+        assert {frame["type"] for frame in frames} == {"initial_sync_data"}
+        assert len({chat["id"] for frame in frames for chat in frame["payload"]["chats"]}) == 40
+        first = await reader.answer(older)
+        while first["type"] != "error":
             first = await reader.answer(older)
-            while first["type"] != "error":
-                first = await reader.answer(older)
-            assert first["payload"]["code"] == "unavailable"
+        assert first["payload"]["code"] == "unavailable"

@@ -129,7 +129,7 @@ class Client:
         self._buffer: list[dict[str, Any]] = []
         self._asked: dict[str, str] = {}
         self._named: set[str] = set()
-        self._rank = 0
+        self._dead_before: set[str] = set()
         self._frames = 0
 
     # -- what a person does --------------------------------------------------------------------------------------------
@@ -434,6 +434,7 @@ class Client:
                 named["titleOp"] = chat.title.op
             held.append(named)
         self._named = {each["id"] for each in held}
+        self._dead_before = self.dead - self.deletions.keys()
         payload: dict[str, Any] = {"chats": held}
         if with_cursor and self.cursor is not None:
             payload["cursor"] = self.cursor
@@ -454,8 +455,9 @@ class Client:
         self.chats_received = len(chats)
         self._once(type_, chats)
         missing = {chat_id for each in frames for chat_id in each["missing"]}
-        for gone in [gone for each in frames for gone in each["deleted"]]:
-            self._told_deleted(gone["id"])
+        risen = self._dead_before & {chat["id"] for chat in chats}
+        if risen:
+            raise Broken(f"{self.name} was told that {risen} are deleted, and then asked and was told of them")
         if another and type_ == "initial_sync_data":
             for chat_id in self._named & self.chats.keys():
                 # A new epoch: what was there before counts no longer, the server sends it whole or is asked for it.
@@ -463,6 +465,8 @@ class Client:
                 self.chats[chat_id].incomplete = self.chats[chat_id].known > 0
         for response in chats:
             self._response(response, "block" if type_ == "initial_sync_data" else "part")
+        for gone in [gone for each in frames for gone in each["deleted"]]:
+            self._told_deleted(gone["id"])  # last: it may have happened between two phases
         for chat_id in self._named:
             held = self.chats.get(chat_id)
             if held is None:
@@ -617,9 +621,7 @@ class Client:
     def _heard(self, chat_id: str) -> Held | None:
         """The chat that an event or sync tells of; one that is unknown becomes a stub that is asked for."""
         if chat_id in self.dead:
-            if chat_id not in self.deletions:
-                raise Broken(f"{self.name} was told that {chat_id} is deleted, and now hears of it")
-            return None
+            return None  # what happened before may come after: a sync knows more than the events behind its position
         if chat_id[:9] != f"{self.user[:8]}_":
             raise Broken(f"{self.name} hears of {chat_id}, which is another person's")
         chat = self.chats.get(chat_id)
