@@ -110,7 +110,7 @@ class Compaction:
             for slot in person.chats.values():
                 if slot.pinned:
                     line.chat_whole(slot.chat)
-            for operation, (since, outcome) in person.outcomes.items():
+            for operation, since, outcome in person.remembered():
                 line.outcome(operation, outcome, since)
         entries = {}
         waiting: dict[str, list[tuple[str, int]]] = {}

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import fields
 from itertools import islice
+from operator import attrgetter
+from typing import Any
 
 from sidecar import BEGINNING_TAG, Cursor, Item
+
+_FIELDS = tuple(each.name for each in fields(Item))
+_packed = attrgetter(*_FIELDS)
+_OFFSET = 1 + _FIELDS.index("offset")  # behind the time
+_TAG = 1 + _FIELDS.index("tag")
 
 
 class Log:
@@ -19,7 +27,8 @@ class Log:
         self.base = 0
         """Offset of the last entry that was trimmed; 0 if none was."""
         self.base_tag = BEGINNING_TAG
-        self._items: deque[tuple[float, Item]] = deque()
+        # As plain tuples, which the garbage collector soon stops looking at: a log has thousands of entries.
+        self._items: deque[tuple[Any, ...]] = deque()
 
     @property
     def end(self) -> int:
@@ -31,7 +40,7 @@ class Log:
         """Where the log stands. The epoch must be there."""
         if self.epoch is None:
             raise AssertionError("a log is asked for its head only after its epoch was begun")
-        tag = self._items[-1][1].tag if self._items else self.base_tag
+        tag = self._items[-1][_TAG] if self._items else self.base_tag
         return Cursor(self.epoch, self.base + len(self._items), tag)
 
     def begin(self, epoch: str, base: int = 0, base_tag: str = BEGINNING_TAG) -> None:
@@ -47,14 +56,14 @@ class Log:
                 return  # read a second time, from an overlap of two generations
             self._items.clear()
             self.base, self.base_tag = item.offset - 1, BEGINNING_TAG
-        self._items.append((now, item))
+        self._items.append((now, *_packed(item)))
 
     def trim(self, kept: int, oldest: float) -> None:
         """At most `kept` entries, none made before `oldest` (seconds)."""
         items = self._items
         while items and (len(items) > kept or items[0][0] < oldest):
-            _, item = items.popleft()
-            self.base, self.base_tag = item.offset, item.tag
+            gone = items.popleft()
+            self.base, self.base_tag = gone[_OFFSET], gone[_TAG]
 
     def tag_at(self, offset: int) -> str | None:
         """The tag of that entry, None where the log does not reach (any more)."""
@@ -62,7 +71,8 @@ class Log:
             return self.base_tag
         if not self.base < offset <= self.end:
             return None
-        return self._items[offset - self.base - 1][1].tag
+        tag: str = self._items[offset - self.base - 1][_TAG]
+        return tag
 
     def after(self, offset: int, limit: int) -> tuple[Item, ...]:
         """At most `limit` entries behind `offset`, oldest first."""
@@ -71,12 +81,12 @@ class Log:
             return ()
         start = len(self._items) - count
         if start < count:
-            return tuple(item for _, item in islice(self._items, start, start + limit))
+            return tuple(Item(*kept[1:]) for kept in islice(self._items, start, start + limit))
         # Most readers are near the end, and a deque is walked from one of its ends.
-        found = [item for _, item in islice(reversed(self._items), count)]
+        found = list(islice(reversed(self._items), count))
         found.reverse()
-        return tuple(found[:limit])
+        return tuple(Item(*kept[1:]) for kept in found[:limit])
 
     def timed(self) -> tuple[tuple[float, Item], ...]:
         """Every entry with the time at which it was made."""
-        return tuple(self._items)
+        return tuple((kept[0], Item(*kept[1:])) for kept in self._items)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 
 from plugins.cache.memory_log import Log
 from plugins.cache.memory_tokens import Tokens
 from sidecar import ChatId, ChatInCache, Deleted, Remembered, Usage, UserHash
 
 _OUTCOMES = 100_000
+
+_packed = attrgetter(*(each.name for each in fields(Remembered)))
 
 
 class Slot:
@@ -67,7 +72,7 @@ class Person:
         self.user = user
         self.chats: dict[ChatId, Slot] = {}
         self.tombstones: OrderedDict[ChatId, tuple[float, Deleted]] = OrderedDict()
-        self.outcomes: OrderedDict[str, tuple[float, Remembered]] = OrderedDict()
+        self.outcomes: OrderedDict[str, tuple[float, tuple[Any, ...]]] = OrderedDict()
         self.log = Log()
         self.tokens = Tokens()
         self.draft_chats = 0
@@ -140,12 +145,18 @@ class Person:
         outcomes = self.outcomes
         if outcomes.pop(operation, None) is None and len(outcomes) >= _OUTCOMES:
             outcomes.popitem(last=False)
-        outcomes[operation] = (since, outcome)
+        # As plain tuples, which the garbage collector soon stops looking at: a day of typing leaves many thousands.
+        outcomes[operation] = (since, _packed(outcome))
 
     def outcome(self, operation: str, oldest: float) -> Remembered | None:
         """The outcome of this operation, unless it was remembered before `oldest`."""
         found = self.outcomes.get(operation)
-        return found[1] if found is not None and found[0] >= oldest else None
+        return Remembered(*found[1]) if found is not None and found[0] >= oldest else None
+
+    def remembered(self) -> Iterator[tuple[str, float, Remembered]]:
+        """Every outcome that is kept, and since when, oldest first."""
+        for operation, (since, packed) in self.outcomes.items():
+            yield operation, since, Remembered(*packed)
 
     def tombstone(self, chat_id: ChatId, oldest: float) -> Deleted | None:
         """The chat's tombstone, unless it was put before `oldest`."""
