@@ -112,18 +112,25 @@ class _Position:
             # Whatever became ready while the entries were read is not settled yet, and would be delivered twice.
             settling = self._results[name].entries if name in self._results else set()
             chats: dict[tuple[UserHash, ChatId | None], list[Entry]] = {}
+            # What came before the end of a person is delivered before it: later it would be written behind the erasure.
+            erasing = {entry.user for entry in entries if entry.kind == "erased"}
             for entry in entries:
-                chats.setdefault((entry.user, entry.chat_id), []).append(entry)
+                chats.setdefault((entry.user, None if entry.user in erasing else entry.chat_id), []).append(entry)
             for chat, waiting in chats.items():
                 if len(self._busy) >= _CHATS or now < self._paused_until:
                     return
                 if settling and not settling.isdisjoint(entry.id for entry in waiting):
                     continue
-                if chat in self._busy or self._not_before.get(waiting[0].id, 0.0) > now:
+                if self._is_busy(*chat) or self._not_before.get(waiting[0].id, 0.0) > now:
                     continue
                 task = asyncio.create_task(self._chat(name, waiting))
                 self._busy[chat] = task
                 task.add_done_callback(lambda _, chat=chat: self._done(chat))  # type: ignore[misc]
+
+    def _is_busy(self, user: UserHash, chat_id: ChatId | None) -> bool:
+        if chat_id is None:  # everything of the person, one after the other
+            return any(busy == user for busy, _ in self._busy)
+        return (user, chat_id) in self._busy or (user, None) in self._busy
 
     def _done(self, chat: tuple[UserHash, ChatId | None]) -> None:
         self._busy.pop(chat, None)

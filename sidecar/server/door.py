@@ -93,7 +93,6 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
     incoming = incoming_of(request)
     if incoming is None:
         return ws  # gone already
-    incoming.upgraded()
     wire = WebSocketWire(ws, incoming, context.keep)
     metrics = context.parts.metrics
     context.opening.add(wire)
@@ -118,8 +117,10 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
         last = context.registry.remove(connection)
         if last:
             # In the same step: a connection that joins after it makes a feed of its own, and would lose that one (S54).
-            context.feeds.leave(connection.user)
+            pass
         await _leave(context, connection.user, lease, last=last)
+        if last:
+            context.feeds.leave(connection.user)
     await wire.end()
     return ws
 

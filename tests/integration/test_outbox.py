@@ -9,10 +9,11 @@ from typing import cast
 
 import pytest
 
-from sidecar import Unavailable, Unstorable
+from sidecar import ChatId, DeleteChat, Deleted, Notify, Unavailable, Unstorable, UserHash
+from sidecar.chats import own_change
 from sidecar.server.running import Server
 from tests.conftest import Serve
-from tests.device import doc
+from tests.device import Device, doc
 from tests.integration.faulty_store import FaultyStore, Hearing
 from tests.integration.world import AT_ONCE, FAST, NEVER, begin, cached, devices, record, rows, say, settled, until
 
@@ -323,3 +324,41 @@ async def test_an_edit_during_a_write_is_written_after_it(serve: Serve, tmp_path
         assert (await one.event("chat_stored"))["version"] == 1
         assert (await one.event("chat_stored"))["version"] == 2
         assert rows(tmp_path, "SELECT version FROM chats")[0]["version"] == 2
+
+
+async def test_what_came_before_the_end_of_a_person_is_delivered_before_it(serve: Serve) -> None:
+    """T47: the late deletion of a chat would otherwise leave its mark behind the erasure."""
+    order: list[str] = []
+    done = asyncio.Event()
+    async with serve() as server:
+        parts = server.context.parts
+        async with Device(server.url) as one:
+            await one.sync()
+            for number in range(5):
+                await one.ask(
+                    "message_send", {"tempChatId": f"c{number}", "clientMessageId": "m", "content": doc("text")}
+                )
+            for number in range(5):
+                await one.event("message_update", lambda event, n=number: event["chatId"].endswith(f"_c{n}"))  # type: ignore[misc]
+            user = UserHash(one.user)
+            plugin = next(each for each in server.context.plugins.listeners if each.name == "persistence")
+            deliver_deleted, deliver_erased = plugin.deliver_deleted, plugin.deliver_erased
+
+            async def slow_deleted(chat: Deleted) -> None:
+                await asyncio.sleep(0.05)
+                order.append("deleted")
+                await deliver_deleted(chat)
+
+            async def erased(user: UserHash) -> None:
+                order.append("erased")
+                await deliver_erased(user)
+                done.set()
+
+            plugin.deliver_deleted, plugin.deliver_erased = slow_deleted, erased  # type: ignore[method-assign]
+            for number in range(5):
+                await parts.cache.chats.commit(own_change(parts, user, ChatId(one.full(f"c{number}")), DeleteChat()))
+            await parts.cache.chats.commit(own_change(parts, user, ChatId(""), Notify("erased")))
+            server.context.worker.wake()
+            async with asyncio.timeout(10):
+                await done.wait()
+    assert order == ["deleted"] * 5 + ["erased"]
