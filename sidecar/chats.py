@@ -35,7 +35,7 @@ async def load(
 ) -> Loaded:
     """These chats, brought into the cache with their newest messages.
 
-    `trust_new`: the client says that the chat is new, which is believed while the store cannot be asked.
+    `trust_new`: the chat is new as far as can be told (see `key_of`), which has to do while the store cannot be asked.
     Raises `Unavailable` when cache or store cannot be asked.
     """
     cache = parts.cache.chats
@@ -137,11 +137,20 @@ async def commit(parts: Parts, change: Change, *, trust_new: bool = False) -> Ou
 async def key_of(
     parts: Parts, user: UserHash, chat_id: ChatId, *, trust_new: bool = False
 ) -> KeyReference | Deleted | None:
-    """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows."""
+    """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows.
+
+    `trust_new`: the client says that the chat is new, which is believed while the store cannot be asked, unless it has a
+    key: a frame that is sent again says so too, of a chat that was stored meanwhile.
+    """
     key = parts.references.get(user, chat_id)
     if key is not None:
         return key
-    found = (await load(parts, user, [chat_id], use=True, trust_new=trust_new)).chats.get(chat_id)
+    try:
+        found = (await load(parts, user, [chat_id], use=True)).chats.get(chat_id)
+    except Unavailable:
+        if not trust_new or await parts.cipher.begun(user, chat_id):
+            raise
+        return None
     if isinstance(found, ChatInCache):
         parts.references.keep(user, chat_id, found.key)
         return found.key

@@ -32,6 +32,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
         found = (await load(parts, user, [chat_id])).chats.get(chat_id) if key is not None else None
         chat = found.in_db() if isinstance(found, ChatInCache) else None
         await parts.plugins.guard_draft(caller.author, chat_id, chat, content)
+    new = key is None and begins and temp is not None
     if key is None and begins:
         key = await begin(parts, user, chat_id)
     if key is None:
@@ -44,7 +45,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
         gone = await bury(parts, user, chat_id, key)
         return _conflict(parts, chat_id, temp, "chat_deleted", gone, None)
     change = _change(parts, caller, frame, chat_id, key, PutDraft(sealed, base, payload.based_on_op))
-    outcome = await commit(parts, change, trust_new=begins and temp is not None)
+    outcome = await commit(parts, change, trust_new=new)
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("draft").inc()
         if outcome.created and outcome.chat is not None:

@@ -31,6 +31,7 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
     chat = found if isinstance(found, ChatInCache) else None
     if parts.plugins.guards_messages and not parts.cipher.end_to_end:
         await parts.plugins.guard_message(caller.author, chat_id, chat.in_db() if chat else None, content)
+    new = key is None and temp is not None
     if key is None:
         begun = await begin(parts, user, chat_id)
         if isinstance(begun, Deleted):
@@ -67,7 +68,7 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
         ),
         connection=caller.connection,
     )
-    outcome = await commit(parts, change, trust_new=temp is not None)
+    outcome = await commit(parts, change, trust_new=new)
     if isinstance(outcome, Conflict):
         gone = outcome.chat
         if isinstance(gone, Deleted):

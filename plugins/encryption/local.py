@@ -88,6 +88,9 @@ class LocalCipher(KeyedCipher):
                 marks[chat_id] = at
         return marks
 
+    async def begun(self, user: UserHash, chat_id: ChatId) -> bool:
+        return await self._look(_slot_of(user, chat_id)) is not None
+
     async def keys(self) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
         await self._take(Step("look", b""))
         for slot, user, chat_id in self._file.names():

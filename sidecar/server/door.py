@@ -93,6 +93,7 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
     incoming = incoming_of(request)
     if incoming is None:
         return ws  # gone already
+    incoming.upgraded()
     wire = WebSocketWire(ws, incoming, context.keep)
     metrics = context.parts.metrics
     context.opening.add(wire)
@@ -117,10 +118,8 @@ async def _serve(context: Context, request: web.Request, peer: str) -> web.Strea
         last = context.registry.remove(connection)
         if last:
             # In the same step: a connection that joins after it makes a feed of its own, and would lose that one (S54).
-            pass
-        await _leave(context, connection.user, lease, last=last)
-        if last:
             context.feeds.leave(connection.user)
+        await _leave(context, connection.user, lease, last=last)
     await wire.end()
     return ws
 

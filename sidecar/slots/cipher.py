@@ -53,6 +53,14 @@ class Cipher(ABC):
         """
         return {}
 
+    async def begun(self, user: UserHash, chat_id: ChatId) -> bool:
+        """Whether a key was ever made for this chat, destroyed or not. Makes none.
+
+        Asked while the store is away: only a chat without a key can be believed to be new. The default says yes, so that
+        no chat begins before the store is back.
+        """
+        return True
+
     async def keys(self) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
         """Every key that is not destroyed, for `keys prune`. The default lists none."""
         return

@@ -208,9 +208,9 @@ async def test_s54_a_reconnect_while_the_old_socket_is_still_closing(server: Ser
     await asyncio.sleep(0.1)  # the old socket is gone, and hangs while it gives its place back
     await device.open()
     await device.sync()
-    slowly.set()
-    await asyncio.sleep(0.1)
-    async with Device(server.url) as other:
+    async with Device(server.url) as other:  # before the old socket lets go: a later one would mend what that broke
+        slowly.set()
+        await asyncio.sleep(0.1)
         await other.ask("draft_update", {"tempChatId": "c1", "content": doc("1"), "basedOnVersion": 0})
         assert (await device.event("chat_added"))["tempChatId"] == "c1"
     await device.close()

@@ -238,6 +238,10 @@ class QuickCipher(Cipher):
         marks = {chat_id: self._ring.marks.get(_reference(user, chat_id)) for chat_id in ids}
         return {chat_id: at for chat_id, at in marks.items() if at is not None}
 
+    async def begun(self, user: UserHash, chat_id: ChatId) -> bool:
+        key = _reference(user, chat_id)
+        return key in self._ring.keys or key in self._ring.marks
+
 
 def _reference(user: UserHash, chat_id: ChatId) -> KeyReference:
     return KeyReference(f"quick:{user}:{chat_id}")
@@ -282,3 +286,7 @@ class DistantCipher(Cipher):
     async def destroyed(self, user: UserHash, ids: Sequence[ChatId]) -> Mapping[ChatId, datetime]:
         await self._weather.there("encryption")
         return await self._cipher.destroyed(user, ids)
+
+    async def begun(self, user: UserHash, chat_id: ChatId) -> bool:
+        await self._weather.there("encryption")
+        return await self._cipher.begun(user, chat_id)
