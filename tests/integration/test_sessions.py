@@ -75,7 +75,7 @@ async def test_trouble_at_a_look_ends_nothing_and_the_next_look_comes(serve: Ser
         assert await device.closed() == 4401
 
 
-async def test_a_session_ended_elsewhere_closes_its_sockets_and_no_other(serve: Serve) -> None:
+async def test_s7_a_session_ended_elsewhere_closes_its_sockets_and_no_other(serve: Serve) -> None:
     async with serve(auth=SESSIONS) as server:
         alice = [await Device(server.url, token=f"alice/{number}").open() for number in (1, 1, 2)]
         bob = await Device(server.url, token="bob/1").open()
