@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from sidecar.changes import Accepted, Change, ChatInCache, DeleteChat, FillToken, Outcome, Unmerged, What
 from sidecar.errors import KeyGone, Unavailable
+from sidecar.frames.envelope import ClientFrame
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, UserHash
 from sidecar.merge import merge
 from sidecar.parts import Caller, Parts
@@ -189,6 +190,23 @@ async def _tombstone(parts: Parts, user: UserHash, chat_id: ChatId, caller: Call
         raise AssertionError("a deletion is always accepted")
     parts.references.drop(user, chat_id)
     return outcome.deleted
+
+
+def client_change(
+    parts: Parts, caller: Caller, frame: ClientFrame, chat_id: ChatId, key: KeyReference, what: What
+) -> Change:
+    """A change that a client asked for, under its operation id."""
+    return Change(
+        user=caller.user,
+        device=caller.device,
+        chat_id=chat_id,
+        key=key,
+        operation=frame.id,
+        digest=frame.digest,
+        at=parts.now(),
+        what=what,
+        connection=caller.connection,
+    )
 
 
 def own_change(parts: Parts, user: UserHash, chat_id: ChatId, what: What, caller: Caller | None = None) -> Change:

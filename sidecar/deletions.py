@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sidecar.answers import Answer
-from sidecar.changes import Accepted, Change, DoomChat
-from sidecar.chats import bury, key_of
+from sidecar.changes import Accepted, DoomChat
+from sidecar.chats import bury, client_change, key_of
 from sidecar.frames.client import ChatDelete
 from sidecar.frames.envelope import ClientFrame
 from sidecar.ids import KeyReference, resolve_chat_id
@@ -18,17 +18,7 @@ async def delete_chat(parts: Parts, caller: Caller, frame: ClientFrame, payload:
     user = caller.user
     chat_id = resolve_chat_id(user, payload.chat_id)
     key = await key_of(parts, user, chat_id)
-    change = Change(
-        user=user,
-        device=caller.device,
-        chat_id=chat_id,
-        key=key if isinstance(key, str) else KeyReference(""),
-        operation=frame.id,
-        digest=frame.digest,
-        at=parts.now(),
-        what=DoomChat(),
-        connection=caller.connection,
-    )
+    change = client_change(parts, caller, frame, chat_id, key if isinstance(key, str) else KeyReference(""), DoomChat())
     outcome = await parts.cache.chats.commit(change)
     if not isinstance(outcome, Accepted):
         raise refuse_over_quota(outcome)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.answers import Answer
-from sidecar.changes import Accepted, Change, ChatInCache, Conflict, ConflictReason, PutDraft
-from sidecar.chats import begin, bury, commit, key_of, load
+from sidecar.changes import Accepted, ChatInCache, Conflict, ConflictReason, PutDraft
+from sidecar.chats import begin, bury, client_change, commit, key_of, load
 from sidecar.documents import same
 from sidecar.errors import KeyGone, Undecryptable, WireError
 from sidecar.frames.client import DraftDelete, DraftUpdateRequestData
 from sidecar.frames.envelope import ClientFrame
-from sidecar.ids import ChatId, KeyReference, chat_id_of, client_part, resolve_chat_id
+from sidecar.ids import ChatId, chat_id_of, client_part, resolve_chat_id
 from sidecar.outcomes import chat_deleted, refuse_over_quota
 from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted, rfc3339
@@ -44,7 +44,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     except KeyGone:
         gone = await bury(parts, user, chat_id, key)
         return _conflict(parts, chat_id, temp, "chat_deleted", gone, None)
-    change = _change(parts, caller, frame, chat_id, key, PutDraft(sealed, base, payload.based_on_op))
+    change = client_change(parts, caller, frame, chat_id, key, PutDraft(sealed, base, payload.based_on_op))
     outcome = await commit(parts, change, trust_new=new)
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("draft").inc()
@@ -70,7 +70,7 @@ async def delete_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     if isinstance(key, Deleted):
         return chat_deleted(key)
     what = PutDraft(None, payload.based_on_version, payload.based_on_op, payload.has_messages)
-    outcome = await commit(parts, _change(parts, caller, frame, chat_id, key, what))
+    outcome = await commit(parts, client_change(parts, caller, frame, chat_id, key, what))
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("draft_delete").inc()
         if outcome.doomed:
@@ -81,22 +81,6 @@ async def delete_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
             return chat_deleted(await bury(parts, user, chat_id, key))
         return await _refused(parts, chat_id, None, outcome, None)
     raise refuse_over_quota(outcome)
-
-
-def _change(
-    parts: Parts, caller: Caller, frame: ClientFrame, chat_id: ChatId, key: KeyReference, what: PutDraft
-) -> Change:
-    return Change(
-        user=caller.user,
-        device=caller.device,
-        chat_id=chat_id,
-        key=key,
-        operation=frame.id,
-        digest=frame.digest,
-        at=parts.now(),
-        what=what,
-        connection=caller.connection,
-    )
 
 
 async def _initiated(parts: Parts, outcome: Accepted, chat: ChatInCache) -> Answer:

@@ -67,13 +67,17 @@ async def _event(parts: Parts, item: Item, chat: Found | None) -> tuple[str, dic
             response = await chat_response(parts, chat)
             return "chat_added", {"chat": response, "tempChatId": client_part(chat.id)}
         case "restored":
-            response = await chat_response(parts, chat)
-            return "chat_restored", {"chatId": chat.id, "chat": response, "durability": durability(chat)}
+            return await _restored(parts, chat)
         case "stored":
             stored = {"chatId": chat.id, "version": chat.stored_version, "titleVersion": chat.stored_title_version}
             return "chat_stored", stored
         case _:
             return None
+
+
+async def _restored(parts: Parts, chat: ChatInCache) -> tuple[str, dict[str, Any]]:
+    response = await chat_response(parts, chat)
+    return "chat_restored", {"chatId": chat.id, "chat": response, "durability": durability(chat)}
 
 
 async def _draft(parts: Parts, item: Item, chat: ChatInCache) -> tuple[str, dict[str, Any]] | None:
@@ -83,11 +87,7 @@ async def _draft(parts: Parts, item: Item, chat: ChatInCache) -> tuple[str, dict
         raw = await open_draft(parts, chat)
     except Undecryptable:
         # Not as an event with an empty draft: the record says what does not open.
-        return "chat_restored", {
-            "chatId": chat.id,
-            "chat": await chat_response(parts, chat),
-            "durability": durability(chat),
-        }
+        return await _restored(parts, chat)
     return "draft_updated", {
         "chatId": chat.id,
         "version": chat.version,
@@ -105,11 +105,7 @@ async def _title(parts: Parts, item: Item, chat: ChatInCache) -> tuple[str, dict
     try:
         title = await open_title(parts, chat)
     except Undecryptable:
-        return "chat_restored", {
-            "chatId": chat.id,
-            "chat": await chat_response(parts, chat),
-            "durability": durability(chat),
-        }
+        return await _restored(parts, chat)
     stored = chat.in_store and chat.stored_title_version >= chat.title_version
     return "title_updated", {
         "chatId": chat.id,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.answers import Answer
-from sidecar.changes import Accepted, AddMessage, Change, ChatInCache, Conflict
-from sidecar.chats import begin, bury, commit, key_of, load
+from sidecar.changes import Accepted, AddMessage, ChatInCache, Conflict
+from sidecar.chats import begin, bury, client_change, commit, key_of, load
 from sidecar.errors import KeyGone, WireError
 from sidecar.frames.client import MessageSend, MessageStop
 from sidecar.frames.envelope import ClientFrame
@@ -55,18 +55,15 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
             sequence=0,
             created_at=parts.now(),
         )
-    change = Change(
-        user=user,
-        device=caller.device,
-        chat_id=chat_id,
-        key=key,
-        operation=frame.id,
-        digest=frame.digest,
-        at=parts.now(),
-        what=AddMessage(
+    change = client_change(
+        parts,
+        caller,
+        frame,
+        chat_id,
+        key,
+        AddMessage(
             stored if stored is not None else message, payload.draft_version, payload.draft_op, stored is not None
         ),
-        connection=caller.connection,
     )
     outcome = await commit(parts, change, trust_new=new)
     if isinstance(outcome, Conflict):

@@ -8,7 +8,6 @@ from typing import Any
 from sidecar.answers import Answer
 from sidecar.changes import (
     Accepted,
-    Change,
     ChatInCache,
     Conflict,
     ConflictReason,
@@ -16,7 +15,7 @@ from sidecar.changes import (
     RestoredDraft,
     RestoredTitle,
 )
-from sidecar.chats import begin, bury, commit, key_of
+from sidecar.chats import begin, bury, client_change, commit, key_of
 from sidecar.documents import same
 from sidecar.drafts import draft_conflict, undecryptable_draft
 from sidecar.errors import KeyGone, Undecryptable
@@ -50,17 +49,7 @@ async def restore_chat(parts: Parts, caller: Caller, frame: ClientFrame, payload
         what = await _sealed(parts, key, caller, chat_id, payload, raw, title)
     except KeyGone:
         return _conflict(parts, chat_id, "chat_deleted", await bury(parts, user, chat_id, key), None)
-    change = Change(
-        user=user,
-        device=caller.device,
-        chat_id=chat_id,
-        key=key,
-        operation=frame.id,
-        digest=frame.digest,
-        at=parts.now(),
-        what=what,
-        connection=caller.connection,
-    )
+    change = client_change(parts, caller, frame, chat_id, key, what)
     outcome = await commit(parts, change)
     try:
         if isinstance(outcome, Conflict):

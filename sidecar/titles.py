@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.answers import Answer
-from sidecar.changes import Accepted, Change, ChatInCache, Conflict, ConflictReason, PutTitle
-from sidecar.chats import bury, commit, key_of
+from sidecar.changes import Accepted, ChatInCache, Conflict, ConflictReason, PutTitle
+from sidecar.chats import bury, client_change, commit, key_of
 from sidecar.errors import KeyGone, Undecryptable, WireError
 from sidecar.frames.client import TitleUpdate
 from sidecar.frames.envelope import ClientFrame
@@ -32,17 +32,7 @@ async def update_title(parts: Parts, caller: Caller, frame: ClientFrame, payload
         sealed = await seal_title(parts, key, user, chat_id, base + 1, title) if title is not None else None
     except KeyGone:
         return _conflict(parts, chat_id, "chat_deleted", await bury(parts, user, chat_id, key), None)
-    change = Change(
-        user=user,
-        device=caller.device,
-        chat_id=chat_id,
-        key=key,
-        operation=frame.id,
-        digest=frame.digest,
-        at=parts.now(),
-        what=PutTitle(sealed, base, payload.based_on_op),
-        connection=caller.connection,
-    )
+    change = client_change(parts, caller, frame, chat_id, key, PutTitle(sealed, base, payload.based_on_op))
     outcome = await commit(parts, change)
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("title").inc()
