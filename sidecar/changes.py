@@ -201,6 +201,9 @@ class AddMessage:
     draft_op: str | None = None
     stored: bool = False
     """The store has this very message (so `sequence` is its own): only the draft is consumed, if it came back meanwhile."""
+    seen: int | None = None
+    """The chat's `messages_version` when the store was asked for this message. Needed where the cache has left messages to the
+    store: one that is not here may have gone there since."""
 
 
 @frozen
@@ -330,7 +333,8 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class Unmerged:
-    """Nothing changed: the chat is not here (or only of an older epoch) and the token is not valid. Ask the store, then commit again."""
+    """Nothing changed: the chat is not here (or only of an older epoch) and the token is not valid, or a message may be in the
+    store alone (`AddMessage.seen`). Ask the store, then commit again."""
 
 
 @dataclass(frozen=True, slots=True)

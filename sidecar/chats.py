@@ -7,7 +7,7 @@ was begun and not finished is finished by whoever meets it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sidecar.changes import Accepted, Change, ChatInCache, DeleteChat, FillToken, Outcome, Unmerged, What
@@ -124,14 +124,24 @@ async def _marked(
     return await parts.cipher.destroyed(user, unsure) if unsure else ()
 
 
-async def commit(parts: Parts, change: Change, *, trust_new: bool = False) -> Outcome:
-    """One change. Where the chat is not in the cache the store is asked and the change tried again."""
+async def commit(
+    parts: Parts,
+    change: Change,
+    *,
+    trust_new: bool = False,
+    again: Callable[[Found | None], Awaitable[What]] | None = None,
+) -> Outcome:
+    """One change. Where the chat is not in the cache the store is asked and the change tried again.
+
+    `again` says, of the chat as it was found then, what the change asks now; None: the same.
+    """
     for _ in range(_TRIES):
         outcome = await parts.cache.chats.commit(change)
         if not isinstance(outcome, Unmerged):
             return outcome
         loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new)
-        change = replace(change, token=loaded.token)
+        what = await again(loaded.chats.get(change.chat_id)) if again is not None else change.what
+        change = replace(change, token=loaded.token, what=what)
     raise Unavailable("cache", "the chat changed too often meanwhile", retry_after=0.2)
 
 

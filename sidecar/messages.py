@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.answers import Answer
 from sidecar.changes import Accepted, AddMessage, ChatInCache, Conflict
-from sidecar.chats import begin, bury, client_change, commit, key_of, load
+from sidecar.chats import Found, begin, bury, client_change, commit, key_of, load
 from sidecar.errors import KeyGone, WireError
 from sidecar.frames.client import MessageSend, MessageStop
 from sidecar.frames.envelope import ClientFrame
@@ -38,34 +38,35 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
             return chat_deleted(begun)
         key = begun
     message_id = message_id_of(chat_id, payload.client_message_id)
-    stored = await _in_store(parts, chat, message_id)
-    if stored is None:
-        try:
-            sealed = await seal_message(parts, key, user, chat_id, message_id, content.raw)
-        except KeyGone:
-            return chat_deleted(await bury(parts, user, chat_id, key))
-        message = MessageInDB.model_construct(
-            id=message_id,
-            chat_id=chat_id,
-            hashed_user_id=user,
-            client_message_id=payload.client_message_id,
-            role="user",
-            sender_name=caller.name,
-            content=sealed,
-            sequence=0,
-            created_at=parts.now(),
-        )
-    change = client_change(
-        parts,
-        caller,
-        frame,
-        chat_id,
-        key,
-        AddMessage(
-            stored if stored is not None else message, payload.draft_version, payload.draft_op, stored is not None
-        ),
-    )
-    outcome = await commit(parts, change, trust_new=new)
+    sealed: MessageInDB | None = None
+
+    async def what(found: Found | None) -> AddMessage:
+        """The message, sealed, or the store's own where only that has it."""
+        nonlocal sealed
+        chat = found if isinstance(found, ChatInCache) else None
+        stored = await _in_store(parts, chat, message_id)
+        if stored is None and sealed is None:
+            sealed = MessageInDB.model_construct(
+                id=message_id,
+                chat_id=chat_id,
+                hashed_user_id=user,
+                client_message_id=payload.client_message_id,
+                role="user",
+                sender_name=caller.name,
+                content=await seal_message(parts, key, user, chat_id, message_id, content.raw),
+                sequence=0,
+                created_at=parts.now(),
+            )
+        message = stored or sealed
+        assert message is not None, "one of both"  # noqa: S101  # for the type checker
+        seen = chat.messages_version if chat is not None else None
+        return AddMessage(message, payload.draft_version, payload.draft_op, stored is not None, seen)
+
+    try:
+        change = client_change(parts, caller, frame, chat_id, key, await what(chat))
+        outcome = await commit(parts, change, trust_new=new, again=what)
+    except KeyGone:
+        return chat_deleted(await bury(parts, user, chat_id, key))
     if isinstance(outcome, Conflict):
         gone = outcome.chat
         if isinstance(gone, Deleted):

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from sidecar.changes import Accepted, Change, ChatInCache, Conflict, Decision, Remembered, Reused, Unmerged, View
+from sidecar.changes import (
+    Accepted,
+    AddMessage,
+    Change,
+    ChatInCache,
+    Conflict,
+    Decision,
+    Remembered,
+    Reused,
+    Unmerged,
+    View,
+)
 from sidecar.records import MessageInCache
+from sidecar.rule.messages import known_message
 from sidecar.rule.outcomes import reason_of, usable
 
 
@@ -37,7 +49,7 @@ def _accepted(first: Remembered, chat: ChatInCache, change: Change) -> Decision 
         case "title":
             held = _holds(chat.title_version, chat.title_op, first.title_version, first.title_op)
         case "message":
-            message = next((each for each in chat.messages if each.id == first.message_id), None)
+            message = known_message(chat, change.what) if isinstance(change.what, AddMessage) else None
             held = message is not None
         case _:
             held = (

@@ -11,6 +11,7 @@ from sidecar.changes import (
     NewEntry,
     NewItem,
     Replaced,
+    Unmerged,
     View,
 )
 from sidecar.records import MessageInCache
@@ -21,11 +22,11 @@ def add_message(view: View, change: Change, what: AddMessage, limits: Limits) ->
     """A message, or the same message again by its id."""
     before = view.chat
     chat = before if before is not None else new_chat(view, change)
+    if chat.older and not what.stored and what.seen != chat.messages_version and known_message(chat, what) is None:
+        return Decision(Unmerged())
     after, consumed, replaced = _consume(chat, change, what)
     items = [NewItem("draft", after.version)] if consumed else []
-    message = next((each for each in chat.messages if each.id == what.message.id), None)
-    if message is None and what.stored:
-        message = MessageInCache.model_construct(**{**what.message.__dict__, "status": "delivered"})
+    message = known_message(chat, what)
     if message is not None:
         # The text was consumed when the message was new, or was lost and restored in between and is consumed now.
         already = chat.draft_state == "consumed" and chat.version == (what.draft_version or 0) + 1
@@ -47,6 +48,9 @@ def add_message(view: View, change: Change, what: AddMessage, limits: Limits) ->
             "status": "sent",
         }
     )
+    # After a loss a device may have brought back the very revision that this message made of the draft.
+    own = chat.draft_state == "consumed" and chat.version == (what.draft_version or 0) + 1
+    consumed = consumed or (own and change.operation is not None and chat.draft_op == change.operation)
     after = after.with_messages((*chat.messages, message), limits.messages_kept).having(
         messages_version=chat.messages_version + 1,
         last_message_timestamp=change.at,
@@ -70,6 +74,14 @@ def add_message(view: View, change: Change, what: AddMessage, limits: Limits) ->
         message=message,
         replaced=replaced,
     )
+
+
+def known_message(chat: ChatInCache, what: AddMessage) -> MessageInCache | None:
+    """This message, if it was accepted before: here, or in the store alone, which keeps more than the newest."""
+    message = next((each for each in chat.messages if each.id == what.message.id), None)
+    if message is None and what.stored:
+        message = MessageInCache.model_construct(**{**what.message.__dict__, "status": "delivered"})
+    return message
 
 
 def _consume(chat: ChatInCache, change: Change, what: AddMessage) -> tuple[ChatInCache, bool, Replaced | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -66,6 +66,7 @@ class Op:
     """Answered `missing`: it goes again under a new id, after the restore."""
     resend: bool = False
     """A message that was accepted and is not delivered."""
+    born: int = 0
 
     @property
     def makes(self) -> tuple[int, str | None]:
@@ -80,6 +81,8 @@ class Held:
     draft: Copy = field(default_factory=Copy)
     title: Copy = field(default_factory=Copy)
     messages: dict[str, Message] = field(default_factory=dict)
+    early: dict[str, str] = field(default_factory=dict)
+    """Statuses of messages that are not here yet: an answer of this client's own may come after what follows on it."""
     known: int = 0
     """The highest messages_version that was seen."""
     counted: int = 0
@@ -89,8 +92,8 @@ class Held:
     stub: bool = False
     """It was heard of and has to be asked for."""
     ops: list[Op] = field(default_factory=list)
-    held: set[tuple[str, int, str | None]] = field(default_factory=set)
-    """Revisions that were current here once."""
+    held: dict[tuple[str, int, str | None], int] = field(default_factory=dict)
+    """Revisions that the editor showed once as they are, and since when. One that arrives behind an open edit is not shown."""
     told: bool = False
     """The server told of it: it holds a revision or a message."""
     page: str | None = None
@@ -117,7 +120,7 @@ class Client:
         self.deletions: dict[str, Op] = {}
         self.outbox: dict[str, tuple[str, Op]] = {}
         """Messages of this client until they are delivered, by message id, with their chat."""
-        self.history: list[tuple[str, Op]] = []
+        self.history: list[Op] = []
         self.cursor: str | None = None
         self.epoch = ""
         self.link: Link | None = None
@@ -261,9 +264,9 @@ class Client:
     def repeat(self, which: int) -> None:
         """Sends a frame of an earlier operation once more, as an impatient client does."""
         if self.synced and self.history:
-            chat_id, op = self.history[which % len(self.history)]
+            op = self.history[which % len(self.history)]
             if op.sent:
-                self._transmit(chat_id, op)
+                self._send(op.type, op.id, self._payload(op))
 
     # -- sending -------------------------------------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class Client:
             payload["tempChatId"] = client_id
         else:
             payload["chatId"] = client_id if self.world.chance.random() < 0.3 else chat.id
-        return Op(self._new_id(), type_, payload, token, over, name, base)
+        return Op(self._new_id(), type_, payload, token, over, name, base, born=self.world.number())
 
     def _new_id(self) -> str:
         return f"op-{self.name}-{self.world.number()}"
@@ -307,7 +310,7 @@ class Client:
         restore = next((op for op in chat.ops if op.type == "chat_restore"), None)
         if restore is not None:
             if not restore.waiting:
-                self._transmit(chat.id, restore)
+                self._transmit(restore)
             return
         waiting = sum(op.waiting for op in chat.ops)
         for op in list(chat.ops):
@@ -319,14 +322,14 @@ class Client:
                 if waiting:
                     return  # those before it must have their answers first
                 self._renew(chat, op)
-            self._transmit(chat.id, op)
+            self._transmit(op)
             waiting += 1
 
     def _push_deletions(self) -> None:
         if self.synced:
-            for chat_id, op in self.deletions.items():
+            for op in self.deletions.values():
                 if not op.waiting:
-                    self._transmit(chat_id, op)
+                    self._transmit(op)
 
     def _renew(self, chat: Held, op: Op) -> None:
         old = op.id
@@ -336,7 +339,8 @@ class Client:
             if not later.sent and later.base[1] == old:
                 later.base = (later.base[0], op.id)
 
-    def _transmit(self, chat_id: str, op: Op) -> None:
+    @staticmethod
+    def _payload(op: Op) -> dict[str, Any]:
         payload = dict(op.payload)
         if op.type in ("draft_update", "draft_delete", "title_update"):
             payload["basedOnVersion"] = op.base[0]
@@ -346,11 +350,14 @@ class Client:
             payload["draftVersion"] = op.base[0]
             if op.base[1] is not None:
                 payload["draftOp"] = op.base[1]
+        return payload
+
+    def _transmit(self, op: Op) -> None:
         if not op.sent:
-            self.history.append((chat_id, op))
+            self.history.append(op)
             del self.history[:-30]
         op.sent = op.waiting = True
-        self._send(op.type, op.id, payload)
+        self._send(op.type, op.id, self._payload(op))
 
     def _send(self, type_: str, id_: str, payload: dict[str, Any]) -> None:
         if self.link is None:
@@ -361,7 +368,7 @@ class Client:
         self.link.send(frame(type_, id_, payload))
 
     def _fetch(self, chat: Held, before: str | None = None) -> None:
-        if self.synced and chat.page is None or before is not None:
+        if (self.synced and chat.page is None) or before is not None:
             chat.page = f"p{self.world.number()}"
             self._asked[chat.page] = chat.id
             payload: dict[str, Any] = {"chatId": chat.id, "limit": _PAGE}
@@ -462,6 +469,7 @@ class Client:
             for chat_id in self._named & self.chats.keys():
                 # A new epoch: what was there before counts no longer, the server sends it whole or is asked for it.
                 self.chats[chat_id].messages = {}
+                self.chats[chat_id].early = {}
                 self.chats[chat_id].incomplete = self.chats[chat_id].known > 0
         for response in chats:
             self._response(response, "block" if type_ == "initial_sync_data" else "part")
@@ -472,6 +480,8 @@ class Client:
             if held is None:
                 continue
             if chat_id in missing:
+                if not self.world.losses:
+                    raise Broken(f"nothing was ever lost, and {self.name} was told that {chat_id} is missing")
                 self._restore(held)
             else:
                 held.draft.confirmed = held.title.confirmed = epoch
@@ -496,8 +506,9 @@ class Client:
                 op.resend = True
                 if self.world.chance.random() < 0.3:
                     # Another id will do as well: the message's own id tells that it is the same.
-                    op = Op(self._new_id(), op.type, op.payload, op.token, op.over, op.field, op.base, resend=True)
+                    op = replace(op, id=self._new_id())
                     self.outbox[message_id] = (chat_id, op)
+                op.waiting = False
                 chat.ops.insert(0, op)
         for chat in list(self.chats.values()):
             if chat.stub:
@@ -696,7 +707,12 @@ class Client:
             self.reference.keep(copy.text)
         copy.text, copy.state, copy.version, copy.op = text, state, version, op
         copy.stored, copy.confirmed = stored, self.epoch
-        chat.held.add((name, version, op))
+        self._show(chat, name)
+
+    def _show(self, chat: Held, name: FieldName) -> None:
+        copy = chat.copy(name)
+        if not any(op.field == name and not op.resend for op in chat.ops):
+            chat.held.setdefault((name, *copy.revision), self.world.number())
 
     def _message(self, chat: Held, message: dict[str, Any]) -> None:
         token = _token(message["content"])
@@ -705,19 +721,21 @@ class Client:
         typed = self.reference.typed.get(token)
         if typed is None or typed.chat != chat.id or message["id"] != message_id_of(chat.id, token):  # type: ignore[arg-type]
             raise Broken(f"{chat.id} has a message {token!r} that nobody sent there")
-        typed.accepted = True
+        self.reference.has(token)
         if message["status"] == "delivered":
             self.reference.sequence(message["id"], message["sequence"])
         known = chat.messages.get(message["id"])
+        heard = known.status if known is not None else chat.early.pop(message["id"], "sent")
         status = message["status"]
-        if known is not None and _RANK[known.status] > _RANK[status]:
-            status = known.status
+        if _RANK[heard] > _RANK[status]:
+            status = heard
         chat.messages[message["id"]] = Message(token, message["sequence"], status, token)
         self._status(chat, message["id"], status)
 
     def _status(self, chat: Held, message_id: str, status: str) -> None:
         message = chat.messages.get(message_id)
         if message is None:
+            chat.early[message_id] = status
             chat.incomplete = True
             self._fetch(chat)
             return
@@ -782,6 +800,8 @@ class Client:
             chat.told = True
             getattr(self, f"_{type_}")(chat, op, payload)
         if chat.id in self.chats:
+            self._show(chat, "draft")
+            self._show(chat, "title")
             if chat.incomplete:
                 self._fetch(chat)
             self._push(chat)
@@ -816,9 +836,7 @@ class Client:
     def _refused(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         if op.type == "title_update":
             self._drop(chat, op)
-            self._take(
-                chat, "title", payload["title"], payload["titleVersion"], payload["op"], "edited", stored=False
-            )
+            self._take(chat, "title", payload["title"], payload["titleVersion"], payload["op"], "edited", stored=False)
             return
         state = {"stale": "edited", "consumed": "consumed", "deleted": "deleted"}[payload["reason"]]
         if payload["version"] == 0:
@@ -896,9 +914,9 @@ class Client:
 
     def _message_accepted(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         message = payload["message"]
-        if message["status"] != "delivered":
-            self.outbox[message["id"]] = (chat.id, op)
         self._message(chat, message)
+        if chat.messages[message["id"]].status != "delivered":  # an event may have said so before
+            self.outbox[message["id"]] = (chat.id, op)
         chat.known = max(chat.known, payload["messagesVersion"])
         if payload["consumed"]:
             if op.field is None or payload["version"] != op.base[0] + 1:
@@ -908,19 +926,19 @@ class Client:
             self._take(chat, "draft", None, payload["version"], payload["op"], "consumed", stored=False)
         elif op.field is not None and op.over is not None:
             self.reference.unconsumed(op.id, op.base, (payload["version"], payload["op"]))
-        self._replaced(chat, payload)
+        self._replaced(chat, op, payload)
 
     def _chat_restored(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         self._response(payload["chat"], "none")
-        self._replaced(chat, payload)
+        self._replaced(chat, op, payload)
 
-    def _replaced(self, chat: Held, payload: dict[str, Any]) -> None:
-        """A text that gave way is this client's to keep, unless it had it as its own current one."""
+    def _replaced(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
+        """A text that gave way is this client's to keep, unless its editor had shown it before the operation was made."""
         replaced = payload.get("replaced", {})
         for name, text in (("draft", "content"), ("title", "title")):
             if name in replaced:
                 old = replaced[name]
-                if (name, old["version"], old["op"]) not in chat.held:
+                if chat.held.get((name, old["version"], old["op"]), op.born) >= op.born:
                     self.reference.keep(_token(old[text]) if name == "draft" else old[text])
 
     # -- answers to questions ------------------------------------------------------------------------------------------

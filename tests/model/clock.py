@@ -59,6 +59,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise self.trouble[0]
         return result
 
+    def wind_up(self, last: Coroutine[Any, Any, None]) -> None:
+        """Does the last of it, ends every task, and closes. What is raised now is not told: the run is over."""
+        try:
+            self.run_until_complete(last)
+        finally:
+            for task in asyncio.all_tasks(self):
+                task.cancel()
+            self.run_until_complete(asyncio.sleep(0.01))
+            self.run_until_complete(self.shutdown_asyncgens())
+            self.close()
+
 
 def _work(answer: asyncio.Future[T], func: Callable[..., T], args: tuple[Any, ...]) -> None:
     if answer.cancelled():

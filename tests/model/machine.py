@@ -197,9 +197,34 @@ class Sidecar(RuleBasedStateMachine):
 
     def _lose_cache(self, arriving: int) -> None:
         self._what_was_stored()
+        self.world.kill(arriving, lose_cache=True)
         for _, reference in self.people:
             reference.outcomes_lost()
-        self.world.kill(arriving, lose_cache=True)
+
+    @rule(who=which, other=which, chat=which, edits=st.integers(1, 3), odds=st.integers(0, 2))
+    def part_ways(self, who: int, other: int, chat: int, edits: int, odds: int) -> None:
+        """One device edits alone, its edits are lost with the cache, another one goes on from less; then they meet (S67)."""
+        one, two = self._client(who), self._client(other)
+        held = self._chat(one, chat)
+        if odds or one is two or one.user != two.user or held.id not in two.chats:
+            one.edit(held)
+        else:
+            two.disconnect(0, 0.0)
+            one.connect()
+            for _ in range(edits):
+                self.world.pass_time(0.1)
+                if held.id in one.chats:
+                    one.edit(held)
+            self.world.pass_time(0.1)
+            one.disconnect(0, 0.0)
+            self._lose_cache(0)
+            two.connect()
+            self.world.pass_time(0.2)
+            if held.id in two.chats:
+                two.edit(two.chats[held.id])
+            self.world.pass_time(0.1)
+            one.connect()
+        self._step()
 
     @rule(part=st.sampled_from(_PARTS), for_long=often)
     def goes_away(self, part: str, for_long: bool) -> None:
@@ -223,10 +248,10 @@ class Sidecar(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            if self.clients and not self.world.broken:
+            if self.people and not self.world.broken:
                 self.settle(again=True)
         finally:
-            if self.clients:
+            if self.people:
                 self.world.close()
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -317,7 +342,9 @@ class Sidecar(RuleBasedStateMachine):
                 raise Broken(f"{chat_id} has {chat['messages']}")
             if any(status != "delivered" for _, _, status in chat["messages"]):
                 raise Broken(f"{chat_id} has not delivered {chat['messages']}")
-            sent = {token for token, typed in reference.typed.items() if (typed.chat, typed.what) == (chat_id, "message")}
+            sent = {
+                token for token, typed in reference.typed.items() if (typed.chat, typed.what) == (chat_id, "message")
+            }
             if sent != set(texts):
                 raise Broken(f"{chat_id} shows {texts}, and {sent} were sent")
 

@@ -26,6 +26,8 @@ class Typed:
     what: Literal["draft", "title", "message"]
     later: list[tuple[str, bool]] = field(default_factory=list)
     """Texts and messages made of it: their token, and whether that counts only once the server has accepted them."""
+    base: str | None = None
+    """The text of the revision that it names; that one was accepted if this one is."""
     accepted: bool = False
     """Somebody was told that the server has it."""
     cleared: bool = False
@@ -66,6 +68,15 @@ class Reference:
     def _made(self, token: str, over: str | None, *, only_if_accepted: bool) -> None:
         if over is not None:
             self.typed[over].later.append((token, only_if_accepted))
+            if only_if_accepted:
+                self.typed[token].base = over
+
+    def has(self, token: str) -> None:
+        """The server has, or had, this text."""
+        known: str | None = token
+        while known is not None and not self.typed[known].accepted:
+            self.typed[known].accepted = True
+            known = self.typed[known].base
 
     def also_over(self, token: str, over: str | None) -> None:
         """`token` took the place of an unsent text that was typed over `over`."""
@@ -92,7 +103,7 @@ class Reference:
             typed = self.typed.get(token)
             if typed is None or typed.chat != chat or typed.what != what:
                 raise Broken(f"{what} of {chat} shows {token!r}, which nobody typed there")
-            typed.accepted = True
+            self.has(token)
 
     def answer(self, operation: str, *outcome: object) -> None:
         """An operation was answered: the same id again has the same outcome (§1)."""

@@ -353,6 +353,8 @@ class World:
         self.ahead = 0.0
         """Seconds by which the wall's clock runs before the loop's: time that passed while nobody moved."""
         self.lives = 0
+        self.losses = 0
+        """How often something was lost, or may have been."""
         self.broken = False
         """Something was raised: the run is over."""
         self.links: list[Link] = []
@@ -376,6 +378,8 @@ class World:
     def sleep(self, seconds: float) -> None:
         """Nothing runs for so long. Then every socket is found silent and is closed."""
         self.ahead += seconds
+        if seconds > LIMITS.draft_ttl:
+            self.losses += 1  # drafts of chats without a message end then
         links, self.links = self.links, []
         for link in links:
             link.break_off(_FOR_GOOD)
@@ -413,20 +417,15 @@ class World:
         for link in links:
             link.break_off(arriving)
         if lose_cache:
+            self.losses += 1
             shutil.rmtree(self.folder / "cache")
         self.lives += 1
         self.life = Life(self)
         self.run(self.life.start())
 
     def close(self) -> None:
-        try:
-            self.run(self.life.kill())
-            self.run(asyncio.sleep(0.1))
-        finally:
-            for task in asyncio.all_tasks(self.loop):
-                task.cancel()
-            self.run(asyncio.sleep(0))
-            self.loop.close()
+        """Ends the process and the loop, whatever was broken."""
+        self.loop.wind_up(self.life.kill())
 
 
 def frame(type_: str, id_: str, payload: Any) -> bytes:
