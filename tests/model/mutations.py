@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import plugins.cache.memory_chats
+import sidecar.events
 import sidecar.feed
 import sidecar.rule
 import sidecar.rule.messages
@@ -58,7 +59,8 @@ def version_reset_on_clearing(patch: Patch) -> None:
         if what.content is not None or decision.chat is None or decision.chat.doomed:
             return decision
         chat = decision.chat.having(version=1)
-        outcome: Any = replace(decision.outcome, version=1, chat=chat)  # type: ignore[call-arg]
+        outcome: Any = decision.outcome
+        outcome = replace(outcome, version=1, chat=chat)
         return replace(decision, chat=chat, outcome=outcome)
 
     patch.setattr(sidecar.rule, "put_draft", reset)
@@ -133,7 +135,7 @@ def outcomes_are_forgotten(patch: Patch) -> None:
 
 def events_are_dropped(patch: Patch) -> None:
     """One event in five does not leave."""
-    event_frames = sidecar.feed.event_frames
+    event_frames = sidecar.events.event_frames
     count = 0
 
     async def some(parts: Parts, user: UserHash, epoch: str, items: Sequence[Item]) -> list[bytes | None]:
@@ -156,10 +158,10 @@ def the_journal_forgets_chats(patch: Patch) -> None:
 def stored_before_it_is(patch: Patch) -> None:
     """Devices are told that everything is stored as soon as anything is."""
 
-    def all_of_it(chat: ChatInCache | None, what: Any) -> Decision:
+    def all_of_it(chat: ChatInCache | None, what: Any, limits: Limits) -> Decision:
         if chat is not None:
             what = replace(what, version=chat.version, title_version=chat.title_version)
-        return mark_stored(chat, what)
+        return mark_stored(chat, what, limits)
 
     patch.setattr(sidecar.rule, "mark_stored", all_of_it)
 

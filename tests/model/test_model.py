@@ -87,5 +87,9 @@ def test_the_model_notices(mutation: str, monkeypatch: pytest.MonkeyPatch) -> No
     """Short runs, on a sidecar that breaks one promise: the model objects, so a green run above says something."""
     MUTATIONS[mutation](monkeypatch)
     with pytest.raises(Broken):
-        for number in range(6):
-            play(Sidecar, number, 15, shrink=False)
+        _short_runs()
+
+
+def _short_runs() -> None:
+    for number in range(6):
+        play(Sidecar, number, 15, shrink=False)
