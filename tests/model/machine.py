@@ -12,7 +12,7 @@ import orjson
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from sidecar import ChatInDB, Field, UserHash
+from sidecar import ChatId, ChatInDB, Field, MessageId, UserHash
 from sidecar.ids import hash_user
 from sidecar.metrics import Metrics
 from tests.model.client import Client, Held
@@ -390,18 +390,30 @@ class Sidecar(RuleBasedStateMachine):
 
     async def _look_up_promises(self) -> None:
         store = self.world.life.store
-        for client in self.clients:
-            ids = [chat_id for chat_id in client.chats if chat_id not in self._doomed()]
-            rows = await store.known(client.user, ids)  # type: ignore[arg-type]
-            for chat_id in ids:
-                chat, row = client.chats[chat_id], rows.get(chat_id)  # type: ignore[call-overload]
-                for name, copy in (("version", chat.draft), ("title_version", chat.title)):
-                    if copy.stored and copy.version and (row is None or getattr(row, name) < copy.version):
-                        raise Broken(f"{client.name} was told that {name} {copy.version} of {chat_id} is stored")
-                told = [each for each, message in chat.messages.items() if message.status == "delivered"]
-                there = await store.find(client.user, chat_id, told)  # type: ignore[arg-type]
-                if len(there) != len(told):
-                    raise Broken(f"{client.name} was told of delivered messages of {chat_id} that the store lacks")
+        # First what they were told until now: more is told while the store is asked.
+        told = [
+            (
+                client,
+                chat.id,
+                chat.draft.version if chat.draft.stored else 0,
+                chat.title.version if chat.title.stored else 0,
+                [each for each, message in chat.messages.items() if message.status == "delivered"],
+            )
+            for client in self.clients
+            for chat in client.chats.values()
+            if chat.id not in self._doomed()
+        ]
+        for client, chat_id, version, title_version, delivered in told:
+            row = (await store.known(client.user, [ChatId(chat_id)])).get(ChatId(chat_id))
+            there = (row.version, row.title_version) if row is not None else (0, 0)
+            if there[0] < version or there[1] < title_version:
+                raise Broken(
+                    f"{client.name} was told that {version, title_version} of {chat_id} is stored, not {there}"
+                )
+            if len(await store.find(client.user, ChatId(chat_id), [MessageId(each) for each in delivered])) < len(
+                delivered
+            ):
+                raise Broken(f"{client.name} was told of delivered messages of {chat_id} that the store lacks")
 
     def _doomed(self) -> set[str]:
         return {chat_id for _, reference in self.people for chat_id in reference.deleted}
