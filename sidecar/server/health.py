@@ -95,7 +95,7 @@ class Health:
         slots = self._context.parts
         states, *answers = await asyncio.gather(
             self._context.plugins.state(),
-            _answers(slots.cache.leases.held("readyz")),
+            _answers(slots.cache.chats.events(_NOBODY, None, 0)),
             _answers(slots.store.known(_NOBODY, [])),
         )
         parts: dict[str, Any] = {}
