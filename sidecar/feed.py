@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
 
 from sidecar.answers import encode
+from sidecar.chats import Found
 from sidecar.connections import Registry
-from sidecar.cursors import Cursor
+from sidecar.cursors import Cursor, Events
 from sidecar.errors import SidecarError, Unavailable
 from sidecar.events import event_frames
-from sidecar.ids import UserHash
+from sidecar.ids import ChatId, UserHash
 from sidecar.parts import Parts
+from sidecar.slots.cache import Fresh
 
 ERASED = 4401
 _AT_ONCE = 200
@@ -107,15 +109,23 @@ class Feed:
 
     async def _step(self) -> bool:
         """Passes on the next stretch of the log; False at its end."""
-        events = await self._parts.cache.chats.events(self._user, self.head, _AT_ONCE)
-        if events.lost is not None:
-            self.head = events.head
-            self._tell(events.lost)
-            return False
+        chats = self._parts.cache.chats
+        events: Events | Fresh
+        records: Mapping[ChatId, Found]
+        fresh = chats.fresh(self._user, self.head, _AT_ONCE)
+        if fresh is not None:
+            events, records = fresh, fresh.records
+        else:
+            records = {}
+            events = await chats.events(self._user, self.head, _AT_ONCE)
+            if events.lost is not None:
+                self.head = events.head
+                self._tell(events.lost)
+                return False
         if not events.items:
             return False
         epoch = events.head.epoch
-        frames = await event_frames(self._parts, self._user, epoch, events.items)
+        frames = await event_frames(self._parts, self._user, epoch, events.items, records)
         connections = self._registry.of(self._user)
         sent = 0
         for item, frame in zip(events.items, frames, strict=True):
@@ -172,12 +182,16 @@ class Feeds:
         feed = self._feeds.get(user)
         if feed is None:
             head = (await self._parts.cache.chats.events(user, None, 0)).head
-            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, self._registry, self.on_entry))
+            feed = self._feeds.get(user)
+            if feed is None:
+                feed = self._feeds[user] = Feed(self._parts, user, head, self._registry, self.on_entry)
+                self._parts.cache.chats.follow(user)
         return feed.head
 
     def leave(self, user: UserHash) -> None:
         """The person's last connection on this process is gone."""
-        self._feeds.pop(user, None)
+        if self._feeds.pop(user, None) is not None:
+            self._parts.cache.chats.unfollow(user)
 
     def poke(self, user: UserHash) -> None:
         """This person's log may have grown."""
