@@ -140,8 +140,11 @@ async def commit(
         if not isinstance(outcome, Unmerged):
             return outcome
         loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new)
-        what = await again(loaded.chats.get(change.chat_id)) if again is not None else change.what
-        change = replace(change, token=loaded.token, what=what)
+        found = loaded.chats.get(change.chat_id)
+        what = await again(found) if again is not None else change.what
+        # Proof that nobody knows the chat, and only that: one that was found may have been kept out of the cache since,
+        # by a new epoch or an eviction, and must not begin anew.
+        change = replace(change, token=loaded.token if found is None else None, what=what)
     raise Unavailable("cache", "the chat changed too often meanwhile", retry_after=0.2)
 
 

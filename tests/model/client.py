@@ -762,7 +762,10 @@ class Client:
                     return
         if type_ == "error" and payload["code"] != "unavailable":
             raise Broken(f"a repeat of {re} was answered {payload}")
+        self.world.weather.replacements.answered(re)
         self._same_again(type_, re, payload)
+        for name, old in payload.get("replaced", {}).items():
+            self.reference.keep(_replaced_text(name, old))  # a loss made the repeat an operation of its own
 
     def _deletion_answered(self, chat_id: str, op: Op, type_: str, payload: dict[str, Any]) -> None:
         op.waiting = False
@@ -786,6 +789,7 @@ class Client:
             self._advance(payload["cursor"])
         if op.again:
             return  # an answer to its first sending came twice
+        self.world.weather.replacements.answered(op.id)
         self._same_again(type_, op.id, payload)
         refused = type_ in ("draft_conflict", "title_conflict")
         if refused and payload["reason"] == "missing":
@@ -934,12 +938,9 @@ class Client:
 
     def _replaced(self, chat: Held, op: Op, payload: dict[str, Any]) -> None:
         """A text that gave way is this client's to keep, unless its editor had shown it before the operation was made."""
-        replaced = payload.get("replaced", {})
-        for name, text in (("draft", "content"), ("title", "title")):
-            if name in replaced:
-                old = replaced[name]
-                if chat.held.get((name, old["version"], old["op"]), op.born) >= op.born:
-                    self.reference.keep(_token(old[text]) if name == "draft" else old[text])
+        for name, old in payload.get("replaced", {}).items():
+            if chat.held.get((name, old["version"], old["op"]), op.born) >= op.born:
+                self.reference.keep(_replaced_text(name, old))
 
     # -- answers to questions ------------------------------------------------------------------------------------------
 
@@ -1010,6 +1011,11 @@ class Client:
 
 def _doc(token: str) -> dict[str, Any]:
     return {"type": "doc", "content": texts([token])}
+
+
+def _replaced_text(name: str, old: dict[str, Any]) -> str | None:
+    text: str | None = old["title"] if name == "title" else _token(old["content"])
+    return text
 
 
 def _token(content: Any) -> str | None:

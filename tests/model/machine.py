@@ -177,8 +177,7 @@ class Sidecar(RuleBasedStateMachine):
         if odds == 0:
             self.world.sleep(seconds)
             if seconds > _DAY:
-                for _, reference in self.people:
-                    reference.outcomes_lost()
+                self._forget_outcomes()
         self._step(0.02)
 
     @rule(arriving=st.integers(0, 3), odds=st.integers(0, 3))
@@ -198,8 +197,13 @@ class Sidecar(RuleBasedStateMachine):
     def _lose_cache(self, arriving: int) -> None:
         self._what_was_stored()
         self.world.kill(arriving, lose_cache=True)
+        self._forget_outcomes()
+
+    def _forget_outcomes(self) -> None:
+        gone = self.world.weather.replacements.forgotten()
         for _, reference in self.people:
             reference.outcomes_lost()
+            reference.out_of_reach(gone)
 
     @rule(who=which, other=which, chat=which, edits=st.integers(1, 3), odds=st.integers(0, 2))
     def part_ways(self, who: int, other: int, chat: int, edits: int, odds: int) -> None:
