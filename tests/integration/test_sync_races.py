@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from sidecar import ChatId, UserHash
+from sidecar.changes import NewEpoch
+from sidecar.chats import own_change
 from sidecar.server.running import Server
 from sidecar.testing.frames import check as check_frame
 from tests.conftest import Serve
@@ -98,6 +100,27 @@ async def test_s74_a_slow_fill_installs_nothing_old(serve: Serve) -> None:
         assert await cached(server, chat_id) is None
         stale = await two.ask("draft_update", {"chatId": "c1", "content": doc("stale"), "basedOnVersion": 1})
         assert (stale["type"], stale["payload"]["content"]) == ("draft_conflict", doc("new"))
+
+
+async def test_a_chat_that_a_new_epoch_kept_out_of_the_cache_does_not_begin_anew(serve: Serve) -> None:
+    """Semantics §2, §7: found in the store, not filled since the epoch changed meanwhile: that is no proof that nobody has it."""
+    async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
+        chats = server.context.parts.cache.chats
+        await say(one, "c1", "m1", doc("m"))
+        await one.ask("draft_update", {"chatId": "c1", "content": doc("old"), "basedOnVersion": 0})
+        await settled(server)
+        user, chat_id = UserHash(one.user), ChatId(one.full("c1"))
+        await chats.drop(user, [chat_id])
+        with slow_reads(server) as (hanging, go_on):
+            edit = await one.send("draft_update", {"tempChatId": "c1", "content": doc("late"), "basedOnVersion": 0})
+            await hanging.wait()
+            epoch = (await chats.events(user, None, 0)).head.epoch
+            await chats.commit(own_change(server.context.parts, user, chat_id, NewEpoch(epoch)))
+            go_on.set()
+            answer = await one.answer(edit)
+        assert (answer["type"], answer["payload"]["content"]) == ("draft_conflict", doc("old"))
+        chat = await record(one, "c1")
+        assert (chat["version"], chat["messages_version"]) == (1, 2)
 
 
 async def test_resync_is_asked_for_when_the_log_is_another_one(server: Server) -> None:
