@@ -37,6 +37,8 @@ class Answers:
                     return
         if type_ == "error" and payload["code"] != "unavailable":
             raise Broken(f"a repeat of {re} was answered {payload}")
+        if "cursor" in payload:
+            tab.behind |= tab.is_ahead(payload["cursor"])
         tab.world.weather.replacements.answered(re)
         self._same_again(type_, re, payload)
         for name, old in payload.get("replaced", {}).items():

@@ -35,8 +35,8 @@ class Promises:
                 client.disconnect(0, 0.0)
             self._until_quiet()
             for client in self._clients:
-                if client.sync.chats_received:
-                    raise Broken(f"nothing changed, and {client.name} was sent {client.sync.chats_received} chats")
+                if client.sync.surplus:
+                    raise Broken(f"nothing changed, and {client.name} was sent {client.sync.surplus} chats")
             self._check()
 
     def _until_quiet(self) -> None:

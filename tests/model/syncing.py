@@ -15,8 +15,8 @@ class Sync:
     def __init__(self, mirror: Mirror) -> None:
         self.tab = mirror.tab
         self.mirror = mirror
-        self.chats_received = 0
-        """Chat payloads of the last one."""
+        self.surplus = 0
+        """Chats that the last one told of although the cursor was as far as everything that this client was told."""
         self._id: str | None = None
         self._buffer: list[dict[str, Any]] = []
         self._named: set[str] = set()
@@ -81,7 +81,8 @@ class Sync:
         another = epoch != tab.epoch
         tab.cursor, tab.epoch = cursor, epoch
         chats = [chat for each in frames for chat in each["chats"]]
-        self.chats_received = len(chats)
+        self.surplus = 0 if tab.behind else len(chats)
+        tab.behind = False
         self._once(type_, chats)
         missing = {chat_id for each in frames for chat_id in each["missing"]}
         risen = self._dead_before & {chat["id"] for chat in chats}

@@ -38,6 +38,8 @@ class Tab:
         """Messages of this client until they are delivered, by message id, with their chat."""
         self.history: list[Op] = []
         self.cursor: str | None = None
+        self.behind = False
+        """An answer that it had no use for was further on: what it tells comes again with the next sync."""
         self.epoch = ""
         self.link: Link | None = None
         self.synced = False
@@ -193,9 +195,13 @@ class Tab:
 
     def advance(self, cursor: str) -> None:
         """Stores a cursor; on one socket none leaves before what stands before it."""
-        epoch, offset, _ = cursor.split(".")
-        if epoch == self.epoch and self.cursor is not None and int(offset) >= int(self.cursor.split(".")[1]):
+        if self.is_ahead(cursor):
             self.cursor = cursor
+
+    def is_ahead(self, cursor: str) -> bool:
+        """Whether it is further on in the same log."""
+        epoch, offset, _ = cursor.split(".")
+        return epoch == self.epoch and self.cursor is not None and int(offset) > int(self.cursor.split(".")[1])
 
     def expect_unavailable(self, payload: dict[str, Any], what: str) -> None:
         """The one error that a careful client ever gets."""
