@@ -249,6 +249,28 @@ def test_s10_s67_a_repeat_whose_revision_was_lost_is_carried_out_anew() -> None:
     assert decide(_view(remembered=remembered, token_valid=False), change, Limits()).outcome == Unmerged()
 
 
+@pytest.mark.parametrize("what", ["restore", "message"])
+def test_s67_what_gave_way_is_given_back_by_a_repeat_that_is_carried_out_anew(what: str) -> None:
+    """§1, §2: the answer was lost, the chat's life ended, the same operation comes again: its outcome alone has that text."""
+    asked: What = Restore(RestoredDraft(_text("a"), "edited", 7, "v7"), RestoredTitle(_text("t"), 4, "t4"), 0)
+    if what == "message":
+        asked = AddMessage(_message("m1"), 7, "v7")
+    here = _chat(**{**_DRAFT_ONLY, "title": _text("title"), "title_version": 2, "title_op": "t2"})
+    first = decide(_view(here), _change(asked), Limits())
+    again = decide(_view(remembered=first.remember), _change(asked), Limits())
+    for decision in (first, again):
+        assert isinstance(decision.outcome, Accepted)
+        replaced = decision.outcome.replaced
+        assert replaced is not None
+        assert (replaced.draft, replaced.draft_version, replaced.draft_op) == (_text("draft"), 5, "v5")
+        title = (_text("title"), 2, "t2") if what == "restore" else (None, 0, None)
+        assert (replaced.title, replaced.title_version, replaced.title_op) == title
+        assert decision.remember is not None
+        assert decision.remember.replaced == replaced
+    assert isinstance(again.outcome, Accepted)
+    assert (again.outcome.created, again.outcome.repeat) == (True, False)
+
+
 def test_s14_s67_an_operation_whose_text_a_device_has_brought_back_was_accepted() -> None:
     """§1: its outcome was lost with the cache, its text was restored: nothing changes, and it is accepted for good."""
     for what, here in (
