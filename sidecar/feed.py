@@ -49,7 +49,7 @@ class Feed:
     __slots__ = ("_again", "_on_entry", "_parts", "_pumping", "_registry", "_user", "head")
 
     def __init__(
-        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[], None]
+        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[UserHash], None]
     ) -> None:
         self._parts = parts
         self._user = user
@@ -130,7 +130,7 @@ class Feed:
         sent = 0
         for item, frame in zip(events.items, frames, strict=True):
             if item.kind in _FOR_THE_OUTBOX:
-                self._on_entry()
+                self._on_entry(self._user)
             cursor = Cursor(epoch, item.offset, item.tag)
             for connection in connections:
                 own = item.connection is not None and item.connection == connection.id
@@ -164,7 +164,7 @@ class Feeds:
         self._feeds: dict[UserHash, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: list[asyncio.Task[None]] = []
-        self.on_entry: Callable[[], None] = lambda: None
+        self.on_entry: Callable[[UserHash], None] = lambda _: None
         """Called when something was appended to the outbox: a message, a deletion."""
 
     async def __aenter__(self) -> Feeds:
