@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from sidecar.answers import encode
+from sidecar.chats import forget_key
 from sidecar.connections import Registry
 from sidecar.cursors import Cursor
 from sidecar.errors import SidecarError, Unavailable
@@ -20,7 +22,15 @@ from sidecar.events import event_frames
 from sidecar.ids import UserHash
 from sidecar.parts import Parts
 
-ERASED = 4401
+SIGN_IN_AGAIN = 4401
+"""A client answers it with a fresh token, once: the device may come back, and has to show who it is."""
+ENDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "erased": "this person was erased",
+        "disconnected": "an operator closed this connection; sign in again",
+    }
+)
+"""Notices that end the person's connections, and what these are told."""
 _AT_ONCE = 200
 _FOR_THE_OUTBOX = frozenset({"message", "deleted", "notice"})
 _LOOK_SECONDS = 2.0
@@ -122,11 +132,14 @@ class Feed:
             if item.kind in _FOR_THE_OUTBOX:
                 self._on_entry()
             cursor = Cursor(epoch, item.offset, item.tag)
+            if item.kind == "deleted" and item.chat_id is not None:
+                forget_key(self._parts, self._user, item.chat_id)
+            ending = ENDINGS.get(item.ref or "") if item.kind == "notice" else None
             for connection in connections:
                 own = item.connection is not None and item.connection == connection.id
                 connection.pass_by(cursor, None if own else frame)
-                if item.kind == "notice" and item.ref == "erased":
-                    connection.close(ERASED, "this person was erased")
+                if ending is not None:
+                    connection.close(SIGN_IN_AGAIN, ending)
                 sent += frame is not None and not own
             self.head = cursor
         if sent:
