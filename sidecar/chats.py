@@ -17,6 +17,7 @@ from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, UserHash
 from sidecar.merge import merge
 from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted, MessageInDB, Page
+from sidecar.slots.keyed_cipher import KeyedCipher
 
 _TRIES = 6  # each try lost a race against an accepted change of the same chat
 
@@ -186,6 +187,16 @@ async def begin(parts: Parts, user: UserHash, chat_id: ChatId) -> KeyReference |
         return await _tombstone(parts, user, chat_id, None)
     parts.references.keep(user, chat_id, key)
     return key
+
+
+def forget_key(parts: Parts, user: UserHash, chat_id: ChatId) -> None:
+    """Drops what this process remembers of the key of a chat that was deleted, here or elsewhere (semantics §8)."""
+    key = parts.references.get(user, chat_id)
+    if key is None:
+        return
+    parts.references.drop(user, chat_id)
+    if isinstance(parts.cipher, KeyedCipher):
+        parts.cipher.drop_cached(key)
 
 
 async def bury(
