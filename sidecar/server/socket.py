@@ -103,6 +103,8 @@ class Socket:
                 frame = self._take(message) if message.type in _DATA else None
                 if frame is not None and not await self._lead(frame):
                     return
+                # Freed before the next wait: a parsed draft is ten times its text, and the next one gets warm memory.
+                del message, frame
                 if self._in_flight >= _IN_FLIGHT:
                     self._room = asyncio.Event()
                     await self._room.wait()
