@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,12 +15,12 @@ import structlog
 
 from sidecar.answers import encode
 from sidecar.chats import Found, forget_key
-from sidecar.connections import Registry
+from sidecar.connections import Connection, Registry
 from sidecar.cursors import Cursor, Events
 from sidecar.errors import SidecarError, Unavailable
 from sidecar.events import event_frames
-from sidecar.ids import ChatId, UserHash
-from sidecar.parts import Parts
+from sidecar.ids import ChatId, ConnectionId, UserHash
+from sidecar.parts import Caller, Parts
 from sidecar.slots.cache import Fresh
 
 SIGN_IN_AGAIN = 4401
@@ -75,6 +75,23 @@ class Feed:
         elif self._parts.cache.chats.grown(self._user, self.head):
             self._pumping = True
             spawn(self._pump(), tasks)
+
+    def tell(self, cursor: Cursor, author: Caller, type_: str, event: dict[str, Any]) -> bool:
+        """Passes on the entry at `cursor`, whose event its author has at hand, so that nothing need be read or opened.
+
+        False if it is not the very next one, or a pump is at work: then the log is to be read.
+        """
+        head = self.head
+        if self._pumping or cursor.offset != head.offset + 1 or cursor.epoch != head.epoch:
+            return False
+        connections = self._registry.of(self._user)
+        frame = None
+        if len(connections) > 1:
+            event["cursor"] = str(cursor)
+            event["deviceId"] = author.device
+            frame = encode(type_, event)
+        self._pass(cursor, frame, author.connection, connections)
+        return True
 
     async def pump(self) -> None:
         """Passes on what has happened, in the caller's own time, unless that is being done already."""
@@ -136,24 +153,32 @@ class Feed:
         epoch = events.head.epoch
         frames = await event_frames(self._parts, self._user, epoch, events.items, records)
         connections = self._registry.of(self._user)
-        sent = 0
         for item, frame in zip(events.items, frames, strict=True):
             if item.kind in _FOR_THE_OUTBOX:
                 self._on_entry(self._user)
-            cursor = Cursor(epoch, item.offset, item.tag)
             if item.kind == "deleted" and item.chat_id is not None:
                 forget_key(self._parts, self._user, item.chat_id)
+            self._pass(Cursor(epoch, item.offset, item.tag), frame, item.connection, connections)
             ending = ENDINGS.get(item.ref or "") if item.kind == "notice" else None
-            for connection in connections:
-                own = item.connection is not None and item.connection == connection.id
-                connection.pass_by(cursor, None if own else frame)
-                if ending is not None:
+            if ending is not None:
+                for connection in connections:
                     connection.close(SIGN_IN_AGAIN, ending)
-                sent += frame is not None and not own
-            self.head = cursor
+        return len(events.items) == _AT_ONCE
+
+    def _pass(
+        self, cursor: Cursor, frame: bytes | None, author: ConnectionId | None, connections: Sequence[Connection]
+    ) -> None:
+        """One entry, to all but the connection that made it: that one has its answer."""
+        sent = 0
+        for connection in connections:
+            if connection.id == author:
+                connection.pass_by(cursor, None)
+            else:
+                connection.pass_by(cursor, frame)
+                sent += frame is not None
+        self.head = cursor
         if sent:
             self._parts.metrics.events.labels().inc(sent)
-        return len(events.items) == _AT_ONCE
 
     def _tell(self, reason: str) -> None:
         """The log cannot be followed from here: everybody compares what they hold."""
@@ -210,6 +235,11 @@ class Feeds:
         feed = self._feeds.get(user)
         if feed is not None:
             feed.poke(self._tasks)
+
+    def tell(self, cursor: Cursor, author: Caller, type_: str, event: dict[str, Any]) -> bool:
+        """A change of this connection is at `cursor`, and this is its event. False if the log must be read to tell it: `pump`."""
+        feed = self._feeds.get(author.user)
+        return feed is not None and feed.tell(cursor, author, type_, event)
 
     async def pump(self, user: UserHash) -> None:
         """This person's log has grown by a change of one of its connections: whoever made it passes it on."""

@@ -62,7 +62,10 @@ class Tails:
         return True
 
     def grown(self, user: UserHash, after: Cursor) -> bool:
-        """Whether the log may go on behind `after`."""
+        """Whether the log may go on behind `after`, which is where whoever asks stands: what came before it was told."""
+        tail = self._tails.get(user)
+        if tail is not None and tail.end == after:
+            del self._tails[user]
         head = self._heads.get(user)
         return head is None or head != after
 

@@ -103,6 +103,8 @@ class Socket:
                 frame = self._take(message) if message.type in _DATA else None
                 if frame is not None and not await self._lead(frame):
                     return
+                # Freed before the next wait: a parsed draft is ten times its text, and the next one gets warm memory.
+                del message, frame
                 if self._in_flight >= _IN_FLIGHT:
                     self._room = asyncio.Event()
                     await self._room.wait()
@@ -226,8 +228,12 @@ class Socket:
             result.payload["cursor"] = str(self._connection.position)
         if "conflict" in result.type:
             self._log_conflict(result)
+        told = result.cursor is None or (
+            result.event is not None
+            and self._context.feeds.tell(result.cursor, self._connection.caller, result.type, result.event)
+        )
         self._connection.answer(encode(result.type, result.payload, frame.id), result.cursor)
-        if result.cursor is not None:
+        if not told:
             # In this task: the answer waits for the feed to come to its place anyway.
             await self._context.feeds.pump(self._connection.user)
         parts.metrics.handled.observe(time.perf_counter() - started)
