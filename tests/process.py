@@ -23,6 +23,14 @@ main(sys.argv[1:])
 """
 
 
+def lives(process: Any) -> bool:
+    """Whether a process of `SidecarProcess.workers` still runs."""
+    try:
+        return bool(process.is_running() and process.status() != _psutil.STATUS_ZOMBIE)
+    except _psutil.NoSuchProcess:
+        return False
+
+
 class SidecarProcess:
     """`async with SidecarProcess(folder, limits={…}) as process`: serves until it is left, or told to go.
 
@@ -57,7 +65,7 @@ class SidecarProcess:
             return []
         found = sorted(_psutil.Process(self.pid).children(), key=lambda each: each.create_time())
         self._seen.update(found)
-        return [each for each in found if each.status() != _psutil.STATUS_ZOMBIE]
+        return [each for each in found if lives(each)]
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of its log so far."""

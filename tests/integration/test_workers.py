@@ -18,7 +18,7 @@ import pytest
 from tests.device import Device, doc
 from tests.integration.workers import PRIVATE, Supervised, close, get, holder, spread, supervised
 from tests.integration.world import until
-from tests.process import SidecarProcess
+from tests.process import SidecarProcess, lives
 
 __all__ = ["supervised"]
 
@@ -166,7 +166,7 @@ async def test_the_end_of_the_supervisor_is_the_end_of_its_workers(supervised: S
         process.signal(signal.SIGKILL)
         await process.exit()
         await _ends(found)
-        await until(lambda: not any(each.is_running() and each.status() != "zombie" for each in workers))
+        await until(lambda: not any(map(lives, workers)))
         await close(found)
     port = int(url.rpartition(":")[2])
     async with supervised(server={"port": port}) as process:

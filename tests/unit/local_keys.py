@@ -86,9 +86,9 @@ def overwrite(path: Path, at: int, content: bytes) -> None:
         file.write(content)
 
 
-def started(script: str, data_dir: Path) -> subprocess.Popen[str]:
+def started(script: str, data_dir: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", script, str(data_dir)],
+        [sys.executable, "-c", script, str(data_dir), *more],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

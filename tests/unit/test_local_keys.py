@@ -1,23 +1,19 @@
-"""`encryption.local` on a disk: what outlives a restart, what leaves the file, and what several processes make of one file."""
+"""`encryption.local` on a disk: what outlives a restart, and what leaves the file."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from pathlib import Path
 
 import pytest
 
-from plugins.encryption import durable
-from plugins.encryption.keyrecords import HEADER_BYTES, scan
 from plugins.encryption.local import Local
 from sidecar import (
     ChatId,
     KeyGone,
     KeyReference,
-    Sealed,
     Surroundings,
     Unavailable,
     Undecryptable,
@@ -34,7 +30,6 @@ from tests.unit.local_keys import (
     opens,
     overwrite,
     seal,
-    started,
 )
 
 # -- the life of a file ------------------------------------------------------------------------------------------------
@@ -209,77 +204,3 @@ async def test_a_file_that_is_mostly_dead_is_written_anew_under_a_running_proces
             new = await seal(cipher, "new")
             assert await opens(second, "new", *new)
         assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
-
-
-# -- several processes -------------------------------------------------------------------------------------------------
-
-
-RACING = """
-import asyncio, json, sys
-from pathlib import Path
-from tests.unit.local_keys import USER, chat, opened, seal
-
-async def main():
-    made = []
-    async with opened(Path(sys.argv[1])) as cipher:
-        print("ready", flush=True)
-        sys.stdin.readline()
-        for start in range(0, 2000, 50):
-            made += await asyncio.gather(*(seal(cipher, number) for number in range(start, start + 50)))
-    print(json.dumps([[key, sealed.hex()] for key, sealed in made]), flush=True)
-
-asyncio.run(main())
-"""
-
-
-async def test_t35_s61_processes_that_race_to_begin_get_one_key(tmp_path: Path) -> None:
-    """T35, S61: 2,000 races between 4 processes: one key each, and every value that any of them sealed opens."""
-    racing = [started(RACING, tmp_path) for _ in range(4)]
-    try:
-        for process in racing:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in racing:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        outputs = await asyncio.gather(*(asyncio.to_thread(process.communicate) for process in racing))
-    finally:
-        for process in racing:
-            process.kill()
-            process.wait()
-    async with opened(tmp_path) as cipher:
-        assert cipher.counts() == (2000, 0)
-        for output, _ in outputs:
-            for number, (key, sealed) in enumerate(json.loads(output)):
-                assert await opens(cipher, number, KeyReference(key), Sealed(bytes.fromhex(sealed)))
-    records, _ = scan((tmp_path / "keys").read_bytes()[HEADER_BYTES:], HEADER_BYTES)
-    assert len(records) == 2000
-
-
-async def test_s63_another_process_rotates_and_destroys(tmp_path: Path) -> None:
-    async with opened(tmp_path) as one, opened(tmp_path) as other:
-        key, old = await seal(one, 1)
-        await other.rotate(key)
-        newer = await other.seal(key, field(chat(1)), TEXT)
-        assert newer[2:6] > old[2:6]
-        assert await opens(one, 1, key, newer)
-        assert await opens(one, 1, key, old)
-        await other.destroy(key)
-        assert set(await one.destroyed(USER, [chat(1)])) == {chat(1)}
-        with pytest.raises(KeyGone):  # although the key was in memory: what is seen to be destroyed is dropped
-            await one.seal(key, field(chat(1)), TEXT)
-
-
-async def test_a_process_that_holds_the_lock_for_good_makes_the_others_unavailable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(durable, "_LOCK_DEADLINE", 0.05)
-    async with opened(tmp_path) as cipher:
-        known = await seal(cipher, 1)
-        cipher.drop_cached()
-        with durable.locked(tmp_path / "keys.lock"):
-            with pytest.raises(Unavailable, match="another process"):
-                await cipher.begin(USER, chat(2))
-            assert await opens(cipher, 1, *known)
-        await cipher.begin(USER, chat(2))

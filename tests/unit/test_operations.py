@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,13 +15,13 @@ import orjson
 import pytest
 import structlog
 
-from sidecar.changes import ChatInCache
-from sidecar.chats import peek
+from sidecar.changes import Accepted, ChatInCache, PutDraft
+from sidecar.chats import own_change, peek
 from sidecar.connections import Registry
 from sidecar.envelope import key_version_of
 from sidecar.errors import KeyGone, StartRefused, Unavailable
 from sidecar.frames.reading import read as read_frame
-from sidecar.ids import ChatId, ConnectionId, DeviceId, UserHash, chat_id_of, hash_user
+from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, UserHash, chat_id_of, hash_user
 from sidecar.metrics import Metrics
 from sidecar.opening_parts import open_parts
 from sidecar.operations import Live, perform, run
@@ -539,6 +540,34 @@ async def test_prune_keeps_a_key_that_comes_into_use_during_the_grace_time(desk:
     draft = {"content": doc("text"), "state": "edited", "version": 1, "op": "x"}
     assert (await desk.ask(ALICE, "chat_restore", chatId=chat, draft=draft, messagesVersion=0))[0] == "chat_restored"
     assert await pruning == {"count": 0, "kept": 1}
+    await desk.draft(ALICE, "one", "goes on", base=1)
+
+
+async def test_prune_makes_a_key_again_for_a_draft_that_another_process_commits_in_this_very_moment(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was sealed before the key was forgotten and is committed after the last look: it can be written again."""
+    chat = await desk.draft(ALICE, "one", "text")
+    cipher, chats = desk.parts.cipher, desk.parts.cache.chats
+    found = await desk.cached(ALICE, chat)
+    assert isinstance(found, ChatInCache)
+    await chats.drop(ALICE, None)
+    forget = cipher.forget
+
+    async def forget_and_commit_soon(key: KeyReference) -> None:
+        await forget(key)
+        asyncio.get_running_loop().call_later(0.1, lambda: committing.append(asyncio.create_task(commit())))
+
+    async def commit() -> None:
+        token = await chats.prepare(ALICE, [chat])
+        change = own_change(desk.parts, ALICE, chat, PutDraft(found.draft, 0))
+        outcome = await chats.commit(dataclasses.replace(change, key=found.key, token=token))
+        assert isinstance(outcome, Accepted), outcome
+
+    committing: list[asyncio.Task[None]] = []
+    monkeypatch.setattr(cipher, "forget", forget_and_commit_soon)
+    assert await desk.result("keys-prune", grace=0.5) == {"count": 0, "kept": 1}
+    await asyncio.gather(*committing)
     await desk.draft(ALICE, "one", "goes on", base=1)
 
 
