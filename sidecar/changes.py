@@ -240,9 +240,12 @@ class NewEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """A log entry without a change of a chat. `erased` also appends the person to the outbox."""
+    """A log entry without a change of a chat. `erased` also appends the person to the outbox.
 
-    name: Literal["erased", "device_added", "device_revoked"]
+    `erased` and `disconnected` end the person's connections, on every process.
+    """
+
+    name: Literal["erased", "disconnected", "device_added", "device_revoked"]
 
 
 What = PutDraft | PutTitle | Restore | AddMessage | MessageStatus | DoomChat | DeleteChat | Stored | NewEpoch | Notify

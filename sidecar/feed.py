@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from sidecar.answers import encode
-from sidecar.chats import Found
+from sidecar.chats import Found, forget_key
 from sidecar.connections import Registry
 from sidecar.cursors import Cursor, Events
 from sidecar.errors import SidecarError, Unavailable
@@ -22,7 +23,15 @@ from sidecar.ids import ChatId, UserHash
 from sidecar.parts import Parts
 from sidecar.slots.cache import Fresh
 
-ERASED = 4401
+SIGN_IN_AGAIN = 4401
+"""A client answers it with a fresh token, once: the device may come back, and has to show who it is."""
+ENDINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "erased": "this person was erased",
+        "disconnected": "an operator closed this connection; sign in again",
+    }
+)
+"""Notices that end the person's connections, and what these are told."""
 _AT_ONCE = 200
 _FOR_THE_OUTBOX = frozenset({"message", "deleted", "notice"})
 _LOOK_SECONDS = 2.0
@@ -49,7 +58,7 @@ class Feed:
     __slots__ = ("_again", "_on_entry", "_parts", "_pumping", "_registry", "_user", "head")
 
     def __init__(
-        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[], None]
+        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[UserHash], None]
     ) -> None:
         self._parts = parts
         self._user = user
@@ -130,13 +139,16 @@ class Feed:
         sent = 0
         for item, frame in zip(events.items, frames, strict=True):
             if item.kind in _FOR_THE_OUTBOX:
-                self._on_entry()
+                self._on_entry(self._user)
             cursor = Cursor(epoch, item.offset, item.tag)
+            if item.kind == "deleted" and item.chat_id is not None:
+                forget_key(self._parts, self._user, item.chat_id)
+            ending = ENDINGS.get(item.ref or "") if item.kind == "notice" else None
             for connection in connections:
                 own = item.connection is not None and item.connection == connection.id
                 connection.pass_by(cursor, None if own else frame)
-                if item.kind == "notice" and item.ref == "erased":
-                    connection.close(ERASED, "this person was erased")
+                if ending is not None:
+                    connection.close(SIGN_IN_AGAIN, ending)
                 sent += frame is not None and not own
             self.head = cursor
         if sent:
@@ -164,7 +176,7 @@ class Feeds:
         self._feeds: dict[UserHash, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: list[asyncio.Task[None]] = []
-        self.on_entry: Callable[[], None] = lambda: None
+        self.on_entry: Callable[[UserHash], None] = lambda _: None
         """Called when something was appended to the outbox: a message, a deletion."""
 
     async def __aenter__(self) -> Feeds:

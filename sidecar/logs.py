@@ -50,10 +50,12 @@ def configure(
     stream: TextIO | None = None,
     *,
     redact: Callable[[str], str] | None = None,
+    worker: str | None = None,
 ) -> None:
     """Sends structlog and the standard library's logging to `stream` (stderr) through the allow-list; again replaces the set-up.
 
-    `auto` is console on a terminal and JSON elsewhere. `redact` takes secrets out of texts: `Config.redact`.
+    `auto` is console on a terminal and JSON elsewhere. `redact` takes secrets out of texts: `Config.redact`. `worker`: which of
+    several processes this is; it stands in every line.
     """
     terminal = (stream or sys.stderr).isatty()
     console = format == "console" or (format == "auto" and terminal)
@@ -69,6 +71,8 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(_Worker(worker))
     handler = Lines(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -230,6 +234,19 @@ class Lines(logging.Handler):
             stream.flush()
         except (OSError, ValueError):
             pass  # nobody is left to be told
+
+
+class _Worker:
+    """Says which of several processes wrote a line, unless the line is about another."""
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __call__(self, logger: Any, method: str, event: Event) -> Event:
+        event.setdefault("worker", self._name)
+        return event
 
 
 class _AllowList:

@@ -31,9 +31,8 @@ def settings_of(config: Config) -> Settings:
     )
 
 
-@asynccontextmanager
-async def open_parts(config: Config, metrics: Metrics) -> AsyncIterator[tuple[Plugins, Parts]]:
-    """The plugins entered and the slots filled. Raises `ConfigError`, `StartRefused`, `Unavailable`."""
+def make_data_dir(config: Config) -> None:
+    """Makes `data_dir` for its owner alone, unless it is there. Raises `StartRefused`."""
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -41,6 +40,12 @@ async def open_parts(config: Config, metrics: Metrics) -> AsyncIterator[tuple[Pl
         raise StartRefused(
             "data_dir", f"cannot make {config.data_dir} ({why}); change data_dir or make the folder"
         ) from None
+
+
+@asynccontextmanager
+async def open_parts(config: Config, metrics: Metrics) -> AsyncIterator[tuple[Plugins, Parts]]:
+    """The plugins entered and the slots filled. Raises `ConfigError`, `StartRefused`, `Unavailable`."""
+    make_data_dir(config)
     async with load(config.plugin_entries(), config.surroundings(), config.search_paths) as plugins:
         settings = settings_of(config)
         cipher = plugins.cipher

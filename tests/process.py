@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import json
 import os
 import signal
 import sys
@@ -11,47 +13,76 @@ from typing import Any, Self
 
 import yaml
 
-_LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+_psutil: Any = importlib.import_module("psutil")  # it ships no types
+
+_LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))"
+_RUN = """
+import sys
 from sidecar.cli import main
 main(sys.argv[1:])
 """
 
 
 class SidecarProcess:
-    """`async with SidecarProcess(folder, limits={…}) as process`: serves until it is left, or told to go."""
+    """`async with SidecarProcess(folder, limits={…}) as process`: serves until it is left, or told to go.
 
-    def __init__(self, folder: Path, *, files: int | None = None, **sections: Any) -> None:
-        """`files`: how many file descriptors it may have."""
+    With several workers this is their supervisor; what is left of them at the end is killed.
+    """
+
+    def __init__(self, folder: Path, *, files: int | None = None, before: str = "", **sections: Any) -> None:
+        """`files`: how many file descriptors it may have. `before`: Python that it runs first."""
         self.config = folder / "process.yaml"
         sections["server"] = {"port": 0, "drain": "1s", **sections.get("server", {})}
         sections.setdefault("logging", {"format": "json"})
-        self.config.write_text(yaml.safe_dump({"data_dir": str(folder / "data"), **sections}))
+        self._sections: dict[str, Any] = {"data_dir": str(folder / "data"), **sections}
+        self.write_config()
         self.log = folder / "process.log"
         self.url = ""
-        self._files = files
+        self._before = before if files is None else f"{_LIMITED.format(files=files)}\n{before}"
         self._process: asyncio.subprocess.Process
+        self._seen: set[Any] = set()
+
+    def write_config(self, **sections: Any) -> None:
+        """Writes the YAML, with these sections instead of what they were; for the next time that it is read."""
+        self._sections |= sections
+        self.config.write_text(yaml.safe_dump(self._sections))
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    def workers(self) -> list[Any]:
+        """The workers that live, oldest first."""
+        if self._process.returncode is not None:
+            return []
+        found = sorted(_psutil.Process(self.pid).children(), key=lambda each: each.create_time())
+        self._seen.update(found)
+        return [each for each in found if each.status() != _psutil.STATUS_ZOMBIE]
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of its log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
     async def __aenter__(self) -> Self:
-        start = ("-m", "sidecar") if self._files is None else ("-c", _LIMITED.format(files=self._files))
-        with self.log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *start, "serve", "--config", str(self.config)),
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
-            )
+        await self.start()
         assert self._process.stdout is not None
         async with asyncio.timeout(30):
             line = (await self._process.stdout.readline()).decode().strip()
         assert line.startswith("listening on http://"), (line, self.log.read_text())
         self.url = line.removeprefix("listening on ")
         return self
+
+    async def start(self) -> None:
+        """Starts it and does not wait until it listens."""
+        start = ("-c", self._before + _RUN) if self._before else ("-m", "sidecar")
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, *start, "serve", "--config", str(self.config)),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+                start_new_session=True,  # so that a test can send a signal to all of its processes, as a terminal does
+            )
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -61,7 +92,22 @@ class SidecarProcess:
         async with asyncio.timeout(40):
             return await self._process.wait()
 
+    async def output(self) -> str:
+        """What else it printed, once it has gone."""
+        assert self._process.stdout is not None
+        return (await self._process.stdout.read()).decode()
+
     async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Kills what is left of it."""
+        self.workers()
         if self._process.returncode is None:
             self._process.kill()
+        for worker in self._seen:
+            try:
+                worker.kill()  # by its identity: never another process that got its number
+            except _psutil.NoSuchProcess:
+                pass
         await self._process.communicate()

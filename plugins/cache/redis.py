@@ -120,7 +120,7 @@ class Redis:
         self._found = await inspect(self._link, self._keys)
         refuse(self._found)
         for finding in self._found:
-            log.warning("redis_finding", finding=finding.code)
+            log.warning("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
         self._inspected = True
 
     async def _inspect_later(self) -> None:
@@ -132,7 +132,7 @@ class Redis:
             except Unavailable:
                 continue
             for finding in self._found:
-                log.error("redis_finding", finding=finding.code)
+                log.error("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
             self._inspected = True
             return
 

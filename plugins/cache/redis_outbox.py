@@ -25,6 +25,9 @@ class RedisOutbox(Outbox):
         self._chats = chats
         self.shards = settings.keys.shards
 
+    def shard_of(self, user: UserHash) -> int:
+        return self._keys.shard_of(user)
+
     def _call(self, name: str, shard: int, plugin: str, *arguments: bytes | int) -> tuple[Any, ...]:
         return (name, self._keys.outbox(shard), self._settings.packed(shard), plugin.encode(), *arguments)
 
@@ -69,7 +72,10 @@ class RedisOutbox(Outbox):
     async def parked(self, plugin: str, replay: Sequence[str] = (), drop: Sequence[str] = ()) -> Sequence[Entry]:
         what = pack([list(replay), list(drop)])
         answers = await self._link.run_all(self._call("parked", shard, plugin, what) for shard in range(self.shards))
-        return sorted((_entry(each) for answer in answers for each in answer), key=lambda entry: entry.id)
+        for shard, (_, released) in enumerate(answers):
+            if released:
+                await self._chats.due(shard, (), released)
+        return sorted((_entry(each) for entries, _ in answers for each in entries), key=lambda entry: entry.id)
 
     async def hurry(self, user: UserHash | None = None) -> None:
         if user is not None:

@@ -34,11 +34,12 @@ from plugins.encryption.keyrecords import (
     new_salt,
     read_key_plaintext,
     read_mark_plaintext,
+    refusal_of,
     salt_of,
     scan,
 )
 from plugins.encryption.masterkey import MasterKey
-from sidecar import KeyGone, StartRefused, Unavailable, Undecryptable
+from sidecar import KeyGone, Unavailable, Undecryptable
 
 _log = logging.getLogger(__name__)
 _COMPACT_FROM = 64 * 1024
@@ -58,13 +59,18 @@ Failure = Unavailable | KeyGone | Undecryptable
 
 
 class KeyFile:
-    """An open key file. Make it with `KeyFile.at`; it holds no descriptor between steps, so there is nothing to close."""
+    """An open key file. Make it with `KeyFile.at`, and close it."""
 
     def __init__(self, path: Path, master: MasterKey) -> None:
         self.path = path
+        self._counter = durable.Counter(self.lock_of(path))
+        self.seen = self._counter.read()
+        """Up to where its user took notice of keys that are no longer as they were (`revoked`)."""
         self._master = master
         self._thread_lock = threading.Lock()
         self._slots = Slots()
+        self._changed: set[bytes] = set()
+        """Slots that changed since the caller was last told."""
         self._header = b""
         self._end = 0
         self._signature: tuple[int, int, int] | None = None
@@ -77,36 +83,44 @@ class KeyFile:
         A last record that was cut short is set aside with a warning, an interrupted destruction is finished, and a file
         that is mostly dead is written anew. `StartRefused`, nothing changed: damage, another master key, open to others.
         """
-        file = cls(path, master)
         try:
-            if not path.exists():
-                salt = new_salt()
-                durable.write_file(path, master.wrap(salt).header(salt))
-            durable.refuse_if_open_to_others(path)
-            with file._opened() as descriptor:
-                file._catch_up(descriptor, repair=True)
-                file._shred(descriptor)
-            if file._slots.forgotten or file._slots.dead_bytes > max(_COMPACT_FROM, file._end // 2):
-                file._compact()
-        except WrongMasterKey:
-            raise StartRefused(
-                "encryption",
-                f"{path} was sealed with another master key: set encryption.options.master_key to the one it was made with "
-                "(leave it out if it was made without: then its master.key is used). Nothing was changed",
-            ) from None
-        except Damaged as damage:
-            raise StartRefused(
-                "encryption", f"{path} is damaged: {damage}. Put it back from your backup; nothing was changed"
-            ) from None
-        except OSError as error:
-            raise StartRefused("encryption", f"{path} cannot be used: {error.strerror}") from None
+            file = cls(path, master)
+            try:
+                file._open()
+            except BaseException:
+                file.close()
+                raise
+        except (WrongMasterKey, Damaged, OSError) as error:
+            raise refusal_of(path, error) from None
         return file
+
+    def _open(self) -> None:
+        if not self.path.exists():
+            salt = new_salt()
+            durable.write_file(self.path, self._master.wrap(salt).header(salt))
+        durable.refuse_if_open_to_others(self.path)
+        with self._opened() as descriptor:
+            self._catch_up(descriptor, repair=True)
+            self._shred(descriptor)
+        if self._slots.forgotten or self._slots.dead_bytes > max(_COMPACT_FROM, self._end // 2):
+            self._compact()
+        self._touched()  # nobody has a key of it yet
 
     @staticmethod
     def lock_of(path: Path) -> Path:
         return path.with_name(f"{path.name}.lock")
 
+    def close(self) -> None:
+        self._counter.close()
+
     # -- without I/O but one stat: for the event loop ------------------------------------------------------------------
+
+    def revoked(self) -> bool:
+        """Whether another process has rotated, destroyed or forgotten a key since `seen`. Asked at every use of a key.
+
+        Keys that others begin are no reason to look, hence not `changed`: a look takes the lock and a thread.
+        """
+        return self._counter.read() != self.seen
 
     def changed(self) -> bool:
         """Whether another process wrote since this one looked. `Unavailable` when the file is not there."""
@@ -144,9 +158,11 @@ class KeyFile:
 
     # -- with I/O: for a thread ----------------------------------------------------------------------------------------
 
-    def carry_out(self, steps: Sequence[Step]) -> tuple[list[Slot | Failure | None], set[bytes]]:
-        """Takes these steps together, with one write. Returns each one's slot afterwards, or what is wrong with it, and the slots
-        that changed since this process last looked. When the disk refuses a write, only `look` succeeds and the file is as before.
+    def carry_out(self, steps: Sequence[Step]) -> tuple[list[Slot | Failure | None], set[bytes], int]:
+        """Takes these steps together, with one write. When the disk refuses a write, only `look` succeeds and the file is as before.
+
+        Returns each one's slot afterwards, or what is wrong with it; the slots that changed since this process last looked; and
+        up to where they did, which is `seen` once the caller has dropped their keys.
         """
         with self._thread_lock:
             try:
@@ -159,12 +175,18 @@ class KeyFile:
                 failure = Unavailable("encryption", f"{self.path.name} is damaged or was exchanged: {error}")
             except Unavailable as error:
                 failure = error
-        return [Unavailable(failure.part, failure.reason, failure.retry_after) for _ in steps], set()
+        return (
+            [Unavailable(failure.part, failure.reason, failure.retry_after) for _ in steps],
+            self._touched(),
+            self.seen,
+        )
 
-    def _carry_out(self, descriptor: int, steps: Sequence[Step]) -> tuple[list[Slot | Failure | None], set[bytes]]:
-        touched = self._catch_up(descriptor, repair=any(step.what != "look" for step in steps))
+    def _carry_out(self, descriptor: int, steps: Sequence[Step]) -> tuple[list[Slot | Failure | None], set[bytes], int]:
+        counted = self._counter.read()
+        self._catch_up(descriptor, repair=any(step.what != "look" for step in steps))
         failures: dict[int, Failure] = {}
         appended = bytearray()
+        revoking = False
         # Slots as they will be: steps on one slot in the same write must see each other.
         latest: dict[bytes, tuple[int, bool]] = {}
         for number, step in enumerate(steps):
@@ -174,16 +196,31 @@ class KeyFile:
                 failures[number] = error
                 continue
             appended += record
+            revoking = revoking or (bool(record) and step.what != "begin")
         try:
+            if revoking:
+                counted = self._revoke(counted)
             self._append(descriptor, bytes(appended))
-            touched |= self._take_in(bytes(appended))
+            self._take_in(bytes(appended))
             self._shred(descriptor)
         except OSError as error:
             for number, step in enumerate(steps):
                 if step.what != "look":
                     failures.setdefault(number, self._unavailable(error))
         self._signature = _signature(os.fstat(descriptor))
-        return [failures.get(number) or self.slot(step.slot) for number, step in enumerate(steps)], touched
+        return (
+            [failures.get(number) or self.slot(step.slot) for number, step in enumerate(steps)],
+            self._touched(),
+            counted,
+        )
+
+    def _revoke(self, counted: int) -> int:
+        # Before the file is written: whoever sees it takes the lock to look, and so waits until all of it is there. If this
+        # process is killed in between, they look in vain.
+        value = self._counter.raise_()
+        if counted == self.seen:
+            self.seen = value  # our own steps are no news to us
+        return value
 
     def _record_for(self, step: Step, latest: dict[bytes, tuple[int, bool]]) -> bytes:
         known = self.slot(step.slot)
@@ -226,35 +263,37 @@ class KeyFile:
             os.ftruncate(descriptor, self._end)
             raise
 
-    def _take_in(self, content: bytes) -> set[bytes]:
+    def _take_in(self, content: bytes) -> None:
         records, self._end = scan(content, self._end)
-        return self._slots.replay(records, self._opener())
+        self._changed |= self._slots.replay(records, self._opener())
 
-    def _catch_up(self, descriptor: int, *, repair: bool) -> set[bytes]:
-        """Takes in what was appended since, or the whole file when it is another generation. Returns the slots that changed."""
+    def _touched(self) -> set[bytes]:
+        touched, self._changed = self._changed, set()
+        return touched
+
+    def _catch_up(self, descriptor: int, *, repair: bool) -> None:
+        """Takes in what was appended since, or the whole file when it is another generation."""
         header = os.pread(descriptor, HEADER_BYTES, 0)
         slots, start, wrap = self._slots, self._end, self._wrap
-        touched: set[bytes] = set()
         if wrap is None or header != self._header:
             salt = salt_of(header)
             if wrap is None or salt != salt_of(self._header):
                 wrap = self._master.wrap(salt)
             wrap.check(header)
-            touched = set(slots.by_slot)
+            self._changed |= set(slots.by_slot)
             slots, start = Slots(), HEADER_BYTES
         if os.fstat(descriptor).st_size < start:
             # Remembered until it is whole again: taken for what it is now, it would have keys made that it already had.
             raise Unavailable("encryption", f"{self.path.name} is shorter than it was: bring back its newest copy")
         content = durable.read_from(descriptor, start)
         records, end = scan(content, start)
-        touched |= slots.replay(records, wrap)
+        self._changed |= slots.replay(records, wrap)
         # All at once and last: the event loop reads these while a thread is in here.
         self._slots, self._header, self._end, self._wrap = slots, header, end, wrap
         torn = content[end - start :]
         if torn and repair:
             self._set_aside(descriptor, torn)
         self._signature = _signature(os.fstat(descriptor))
-        return touched
 
     def _set_aside(self, descriptor: int, torn: bytes) -> None:
         side = self.path.with_name(f"{self.path.name}.torn-{time.time_ns() // 1_000_000}")

@@ -24,9 +24,12 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from sidecar import StartRefused
 
 KEY, MARK, FORGOTTEN = 1, 2, 3
 
@@ -250,3 +253,18 @@ def _associated(kind: int, slot: bytes, version: int) -> bytes:
 
 def _crc(content: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(content))
+
+
+def refusal_of(path: Path, error: Damaged | WrongMasterKey | OSError) -> StartRefused:
+    """What a failure to open the file at `path` is called at start."""
+    match error:
+        case WrongMasterKey():
+            why = (
+                f"{path} was sealed with another master key: set encryption.options.master_key to the one it was made with "
+                "(leave it out if it was made without: then its master.key is used). Nothing was changed"
+            )
+        case Damaged():
+            why = f"{path} is damaged: {error}. Put it back from your backup; nothing was changed"
+        case OSError():
+            why = f"{path} cannot be used: {error.strerror}"
+    return StartRefused("encryption", why)

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, SecretStr, field_validator
+from pydantic import Field as Option
 
 from plugins.encryption import durable
 from plugins.encryption.keyfile import Failure, KeyFile, Step
@@ -24,9 +25,11 @@ from plugins.encryption.masterkey import MasterKey, kept
 from sidecar import (
     ChatId,
     Cipher,
+    Field,
     KeyedCipher,
     KeyGone,
     KeyReference,
+    Sealed,
     StartRefused,
     Surroundings,
     Unavailable,
@@ -37,6 +40,7 @@ from sidecar import (
 
 _REFERENCE = re.compile(r"local:([0-9a-f]{64})\Z")
 _NAMES = 1024
+_WATCH_SECONDS = 1.0
 
 
 class LocalCipher(KeyedCipher):
@@ -46,6 +50,17 @@ class LocalCipher(KeyedCipher):
         self._file = file
         self._waiting: list[tuple[Step, asyncio.Future[Slot | None]]] = []
         self._turn: asyncio.Task[None] | None = None
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def seal(self, key: KeyReference, field: Field, plaintext: bytes) -> Sealed:
+        if self._file.revoked():
+            await self._take(Step("look", b""))
+        return await super().seal(key, field, plaintext)
+
+    async def open(self, key: KeyReference, field: Field, sealed: Sealed) -> bytes:
+        if self._file.revoked():
+            await self._take(Step("look", b""))
+        return await super().open(key, field, sealed)
 
     async def begin(self, user: UserHash, chat_id: ChatId) -> KeyReference:
         if len(user) + len(chat_id) > _NAMES:
@@ -102,9 +117,22 @@ class LocalCipher(KeyedCipher):
 
     async def close(self) -> None:
         """Waits for what is being written and forgets the cached keys."""
+        self._watching.cancel()
+        await asyncio.gather(self._watching, return_exceptions=True)
         while self._turn is not None:
             await asyncio.wait((self._turn,))
         self.drop_cached()
+        self._file.close()
+
+    async def _watch(self) -> None:
+        """Lets go of keys that another process destroyed, though nobody uses them here."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._file.revoked():
+                try:
+                    await self._take(Step("look", b""))
+                except Unavailable:
+                    pass  # asked again; nothing is sealed or opened before it went through
 
     async def _change(self, what: Literal["rotate", "destroy", "forget"], key: KeyReference) -> None:
         try:
@@ -131,9 +159,10 @@ class LocalCipher(KeyedCipher):
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
-                results, touched = await asyncio.to_thread(self._file.carry_out, [step for step, _ in batch])
+                results, touched, seen = await asyncio.to_thread(self._file.carry_out, [step for step, _ in batch])
                 for slot in touched:  # what another process rotated or destroyed must not live on in the cache
                     self.drop_cached(_reference(slot))
+                self._file.seen = seen
                 for (_, answer), result in zip(batch, results, strict=True):
                     if answer.done():
                         continue  # its caller was cancelled
@@ -162,7 +191,7 @@ class Local:
 
         Left out, a random one is made once in `master.key` in the data folder: whoever has that folder has all keys.
         """
-        path: Path = Field(default=Path("keys"))
+        path: Path = Option(default=Path("keys"))
         """The key file; relative to the data folder."""
 
         @field_validator("master_key")

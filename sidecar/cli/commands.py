@@ -76,14 +76,19 @@ def serve(
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", metavar="N", help="Instead of server.workers.")] = None,
 ) -> None:
-    """Runs the sidecar until SIGTERM or SIGINT."""
-    read = load_config(context.obj, config, {"--host": host, "--port": port, "--workers": workers})
-    logs.configure(read.logging.level, read.logging.format, redact=read.redact)
+    """Runs the sidecar until SIGTERM or SIGINT. With several workers SIGHUP reads the configuration anew and replaces them one by one."""
+
+    def read() -> Config:
+        found = load_config(context.obj, config, {"--host": host, "--port": port, "--workers": workers})
+        logs.configure(found.logging.level, found.logging.format, redact=found.redact)
+        mention_notices(found)
+        return found
+
+    first = read()
     logs.guard_process()
-    mention_notices(read)
     from sidecar.server import run  # noqa: PLC0415 - the other commands do without it
 
-    raise typer.Exit(run(read, lambda address: say(f"listening on {address}")))
+    raise typer.Exit(run(first, lambda address: say(f"listening on {address}"), read))
 
 
 @app.command()

@@ -33,7 +33,8 @@ def disconnect(context: typer.Context, user: User, config: ConfigFile = None, as
     if as_json:
         say_json(answer.result)
     else:
-        say(f"{answer.result.get('count', 0)} sockets closed")
+        left = answer.result.get("left", 0)
+        say(f"{answer.result.get('count', 0)} sockets closed{f', {left} left' if left else ''}")
 
 
 @users.command()

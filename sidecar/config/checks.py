@@ -82,13 +82,6 @@ def _server(config: Config) -> Iterator[Finding]:
             "write workers: 1, or use a shared cache such as redis",
             ("cache", "use"),
         )
-    if server.workers > 1 and server.port == 0:
-        yield (
-            ("server", "port"),
-            "several processes cannot each take any free port",
-            "write a port, such as 8770",
-            ("server", "workers"),
-        )
     if server.metrics_port is not None and server.metrics_port == server.port != 0:
         yield (
             ("server", "metrics_port"),

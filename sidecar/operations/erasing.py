@@ -15,16 +15,14 @@ from sidecar.chats import own_change
 from sidecar.delivery import PERSISTENCE
 from sidecar.devices import _lease as device_lease
 from sidecar.errors import KeyGone, Undecryptable
-from sidecar.feed import ERASED
+from sidecar.feed import ENDINGS, SIGN_IN_AGAIN
 from sidecar.ids import ChatId, DeviceId, KeyReference, UserHash
 from sidecar.operations.arguments import Arguments
 from sidecar.operations.lines import Line, progress, result
-from sidecar.operations.persons import connections_of
+from sidecar.operations.persons import connections_of, gone
 from sidecar.operations.scope import Scope, Target, keys_in
 from sidecar.operations.work import Work
 
-_CLOSE_SECONDS = 5.0
-"""For the sockets to close, on every process; a process that was killed holds its leases for longer."""
 _QUIET_SECONDS = 2.0
 """For deliveries that are under way."""
 _STORE_SECONDS = 10.0
@@ -95,13 +93,8 @@ class _Erasure:
         mine = live.registry.of(self.user) if live is not None else []
         await self.notify()
         for connection in mine:
-            connection.close(ERASED, "this person was erased")
-        end = asyncio.get_running_loop().time() + _CLOSE_SECONDS
-        while held := await self._parts.cache.leases.held(connections_of(self.user)):
-            if asyncio.get_running_loop().time() >= end:
-                break
-            await asyncio.sleep(_LOOK_SECONDS)
-        return len(mine), len(held)
+            connection.close(SIGN_IN_AGAIN, ENDINGS["erased"])
+        return len(mine), len(await gone(self._work, self.user))
 
     async def notify(self) -> None:
         """Tells the connections by the log, and every plugin by the outbox (`on_user_erased`)."""

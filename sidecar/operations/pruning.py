@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
+from sidecar.errors import KeyGone
 from sidecar.ids import ChatId, UserHash
 from sidecar.operations.arguments import Arguments
 from sidecar.operations.lines import Line, progress, result
@@ -17,6 +18,8 @@ from sidecar.operations.work import Work
 from sidecar.parts import Parts
 
 _PAGE = 200
+_COMMIT_SECONDS = 5.0
+"""Longer than it takes from the sealing of a draft to its commit."""
 
 
 async def prune_keys(work: Work, arguments: Arguments) -> AsyncGenerator[Line, None]:
@@ -37,11 +40,17 @@ async def prune_keys(work: Work, arguments: Arguments) -> AsyncGenerator[Line, N
     while orphans and (left := end - asyncio.get_running_loop().time()) > 0:
         await asyncio.sleep(min(left, 1.0))
         yield progress(0, len(orphans))  # who asked may have gone: then nothing is forgotten
-    count = 0
+    forgotten: list[Target] = []
     for start in range(0, len(orphans), _PAGE):
-        for target in await _unknown(parts, orphans[start : start + _PAGE]):
-            count += await _forget(parts, target)
+        unknown = await _unknown(parts, orphans[start : start + _PAGE])
+        forgotten += [target for target in unknown if await _forget(parts, target)]
         yield progress(min(start + _PAGE, len(orphans)), len(orphans))
+    back = 0
+    if forgotten:
+        # What another process had sealed before, it commits after our last look: a little later is late enough.
+        await asyncio.sleep(min(arguments.grace, _COMMIT_SECONDS))
+        back = await _begin_again(parts, forgotten)
+    count = len(forgotten) - back
     yield result(count=count, kept=len(orphans) - count)
 
 
@@ -61,6 +70,23 @@ async def _unknown(parts: Parts, targets: Sequence[Target]) -> list[Target]:
         known.update((user, chat_id) for chat_id in await parts.cache.chats.read(user, ids))
         known.update((user, chat_id) for chat_id in await parts.store.known(user, ids))
     return [target for target in targets if (target.user, target.chat_id) not in known]
+
+
+async def _begin_again(parts: Parts, forgotten: Sequence[Target]) -> int:
+    """Keys for the chats that are known after all, and how many: they can be written again, and their devices hold the text."""
+    count = 0
+    for start in range(0, len(forgotten), _PAGE):
+        page = forgotten[start : start + _PAGE]
+        unknown = set(await _unknown(parts, page))
+        for target in page:
+            if target in unknown:
+                continue
+            try:
+                await parts.cipher.begin(target.user, target.chat_id)
+            except KeyGone:
+                continue  # and deleted since
+            count += 1
+    return count
 
 
 async def _forget(parts: Parts, target: Target) -> bool:

@@ -20,6 +20,7 @@ from sidecar.server.context import Context
 from sidecar.server.door import refused
 from sidecar.server.handshake import Refusal, split_host
 from sidecar.server.peers import is_forwarded, is_loopback
+from sidecar.server.siblings import Siblings
 from sidecar.version import __version__
 
 _ASKED_AGAIN = 1.0
@@ -49,8 +50,11 @@ code{{background:#f0f0f4;padding:.1em .35em;border-radius:4px}}a{{color:#4b3fd1}
 class Health:
     """The routes, and the last answer of the parts."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, siblings: Siblings | None = None) -> None:
+        """`siblings`: the other workers of this host, where there are any."""
         self._context = context
+        self._siblings = siblings
+        self._who = {"worker": siblings.number} if siblings is not None else {}
         self._asked = float("-inf")
         self._answer: tuple[bool, dict[str, Any]] = (False, {})
         self._asking = asyncio.Lock()
@@ -77,7 +81,8 @@ class Health:
     async def livez(self, _: web.Request) -> web.Response:
         """200 while the loop answers; a loop that was blocked for long says so when it comes back."""
         blocked = self._context.watchdog.loop_blocked_for()
-        body = {"status": "ok" if blocked < _BLOCKED else "blocked", "loop_blocked_seconds": round(blocked, 3)}
+        status = "ok" if blocked < _BLOCKED else "blocked"
+        body = {"status": status, "loop_blocked_seconds": round(blocked, 3), **self._who}
         return _json(body, 200 if blocked < _BLOCKED else 503)
 
     async def readyz(self, _: web.Request) -> web.Response:
@@ -89,7 +94,7 @@ class Health:
         ready, parts = self._answer
         stopping = self._context.stopping
         status = "stopping" if stopping else "ready" if ready else "not ready"
-        return _json({"status": status, "parts": parts}, 200 if ready and not stopping else 503)
+        return _json({"status": status, "parts": parts, **self._who}, 200 if ready and not stopping else 503)
 
     async def _ask(self) -> tuple[bool, dict[str, Any]]:
         slots = self._context.parts
@@ -125,10 +130,13 @@ class Health:
             return refused(
                 self._context, Refusal(403, "metrics", "set server.metrics_port to read metrics from elsewhere")
             )
-        return self.metrics_response()
+        return await self.metrics_response()
 
-    def metrics_response(self) -> web.Response:
-        body = generate_latest(self._context.parts.metrics.registry)
+    async def metrics_response(self) -> web.Response:
+        if self._siblings is not None:
+            body = await self._siblings.metrics()
+        else:
+            body = generate_latest(self._context.parts.metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def version(self, _: web.Request) -> web.Response:

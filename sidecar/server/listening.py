@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from aiohttp import web
@@ -20,23 +21,59 @@ _SEND_BUFFER = 256 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `StartRefused` naming what to change."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. Raises `StartRefused` naming what to change.
+
+    `shared`: the port is one that `reserve` took, and other processes listen on it too.
+    """
+    with _refused_where_taken(host, port):
+        return _bound(host, port, shared=shared, listening=True)
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Takes a port for workers that `bind` it `shared`, without listening on it: the kernel deals connections to them alone.
+
+    Raises `StartRefused`, also where another process has the port and would share it.
+    """
+    with _refused_where_taken(host, port):
+        # First as one that shares with nobody: the kernel would let any other process of this user in.
+        with _bound(host, port, shared=False, listening=True) as alone:
+            port = alone.getsockname()[1]
+        return _bound(host, port, shared=True, listening=False)
+
+
+def url_of(bound: socket.socket) -> str:
+    """`http://host:port`."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _refused_where_taken(host: str, port: int) -> Iterator[None]:
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
-        listener.bind((host, port))
-        listener.listen(1024)
+        yield
     except OSError as error:
-        listener.close()
         why = error.strerror or type(error).__name__
         raise StartRefused(
             "server", f"cannot listen on {host}:{port} ({why}); change server.host or server.port"
         ) from None
-    listener.setblocking(False)
-    return listener
+
+
+def _bound(host: str, port: int, *, shared: bool, listening: bool) -> socket.socket:
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
+        bound.bind((host, port))
+        if listening:
+            bound.listen(1024)
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
 
 
 class Incoming(asyncio.Protocol):

@@ -1,18 +1,21 @@
 """The operators' socket: `POST /operate/{command}` on a Unix socket in `data_dir`, for the command line of this host.
 
 Who may open the file may command: it is 0600, in a folder that is 0700. Lines of JSON go back as the work goes on.
+Several workers accept from one socket: whichever takes a command carries it out, since cache, store and the persons' logs
+are the same for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import secrets
 import socket
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import orjson
@@ -32,32 +35,57 @@ _SECONDS = 2.0
 log = structlog.get_logger("sidecar.server")
 
 
-@asynccontextmanager
-async def operators_socket(context: Context) -> AsyncIterator[None]:
-    """Serves operators' commands while it is entered. Raises `StartRefused`, also where another sidecar serves there."""
-    path = context.config.socket_path
-    listener = await asyncio.to_thread(_bind, path)
+@contextmanager
+def unix_listener(path: Path, *, refuse: bool = True) -> Iterator[socket.socket]:
+    """A listening socket, gone with its file afterwards. In a forked process leaving changes nothing.
+
+    Raises `StartRefused`; `refuse`: also where another sidecar listens there, whose place is taken otherwise.
+    """
+    listener = _bind(path, refuse=refuse)
+    owner = os.getpid()
     identity = _identity(path)
     try:
-        desk = _Desk(context)
-        app = web.Application(client_max_size=64 * 1024)
-        app.add_routes([web.post("/operate/{command}", desk.operate)])
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            if runner.server is None:
-                raise AssertionError("a runner that was set up has its server")
-            server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener)
-            try:
-                yield
-            finally:
-                server.close()
-        finally:
-            await runner.cleanup()
+        yield listener
     finally:
+        if os.getpid() == owner:
+            listener.close()
+            if identity is not None and _identity(path) == identity:  # by now it may be another's
+                path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def operators_socket(context: Context, shared: socket.socket | None) -> AsyncIterator[Callable[[], None]]:
+    """Serves operators' commands while it is entered, on a socket of its own or on one that several workers share.
+
+    Gives what ends the accepting. Raises `StartRefused`, also where another sidecar serves there.
+    """
+    with ExitStack() as stack:
+        listener = shared
+        if listener is None:
+            listener = stack.enter_context(unix_listener(context.config.socket_path))
+        desk = _Desk(context)
+        async with serving_unix(listener, [web.post("/operate/{command}", desk.operate)]) as stop_accepting:
+            yield stop_accepting
+
+
+@asynccontextmanager
+async def serving_unix(listener: socket.socket, routes: list[web.RouteDef]) -> AsyncIterator[Callable[[], None]]:
+    """Serves these routes on a listening Unix socket, and closes it. Gives what ends the accepting."""
+    app = web.Application(client_max_size=64 * 1024)
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        if runner.server is None:
+            raise AssertionError("a runner that was set up has its server")
+        server = await asyncio.get_running_loop().create_unix_server(runner.server, sock=listener)
+        try:
+            yield server.close
+        finally:
+            server.close()
+    finally:
+        await runner.cleanup()
         listener.close()
-        if identity is not None and _identity(path) == identity:  # by now it may be another's
-            path.unlink(missing_ok=True)
 
 
 class _Desk:
@@ -65,7 +93,7 @@ class _Desk:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._busy: str | None = None
+        self._lock = context.config.data_dir / "operators.lock"
 
     async def operate(self, request: web.Request) -> web.StreamResponse:
         command = request.match_info["command"]
@@ -99,18 +127,15 @@ class _Desk:
                 async for line in lines:
                     yield line
             return
-        if self._busy is not None:
-            yield error(
-                f"this sidecar is busy with {self._busy}", "wait until it is done; it cannot be done twice at once"
-            )
-            return
-        self._busy = command
-        try:
+        with _one_at_a_time(self._lock, command) as busy:
+            if busy is not None:
+                yield error(
+                    f"this sidecar is busy with {busy}", "wait until it is done; it cannot be done twice at once"
+                )
+                return
             async with aclosing(self._perform(command, arguments)) as lines:
                 async for line in lines:
                     yield line
-        finally:
-            self._busy = None
 
     def _perform(self, command: str, arguments: Mapping[str, object]) -> AsyncGenerator[Line, None]:
         context = self._context
@@ -118,12 +143,30 @@ class _Desk:
         return perform(context.plugins, context.parts, command, arguments, live)
 
 
-def _bind(path: Path) -> socket.socket:
-    """A listening socket at `path`, 0600 from its first moment on. Raises `StartRefused`."""
+@contextmanager
+def _one_at_a_time(path: Path, command: str) -> Iterator[str | None]:
+    """Gives None and keeps every other command of this host out, or gives the one that is under way."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield os.pread(descriptor, 64, 0).decode("ascii", "replace") or "another command"
+            return
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, command.encode(), 0)
+        yield None
+    finally:
+        os.close(descriptor)  # which unlocks it, as the death of the process does
+
+
+def _bind(path: Path, *, refuse: bool) -> socket.socket:
+    """A listening socket at `path`, 0600 from its first moment on. Raises `StartRefused`; `refuse`: also if somebody listens there."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
-        _refuse_if_served(path)
+        if refuse:
+            _refuse_if_served(path)
         with reachable(fresh) as name:
             listener.bind(name)
         try:

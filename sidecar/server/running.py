@@ -1,4 +1,7 @@
-"""The sidecar's life: everything is opened here in order, and left in reverse."""
+"""The sidecar's life: everything is opened here in order, and left in reverse.
+
+With `server.workers` above 1 this is the life of each worker; the process that was started only supervises them.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,31 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from sidecar import logs
 from sidecar.config import Config
 from sidecar.connections import Registry
 from sidecar.feed import Feeds
 from sidecar.metrics import Metrics
 from sidecar.opening_parts import open_parts
 from sidecar.outbox import OutboxWorker
+from sidecar.server.assignment import Assignment
 from sidecar.server.context import Context
 from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
-from sidecar.server.listening import Handshakes, bind, incoming_of
+from sidecar.server.listening import Handshakes, bind, incoming_of, url_of
 from sidecar.server.operators import operators_socket
+from sidecar.server.siblings import Siblings, answering_siblings
+from sidecar.server.supervisor import Reread, supervise
 from sidecar.watchdog import Watchdog
 
 _YOUNG_OBJECTS = 50_000
@@ -39,18 +47,26 @@ _YOUNG_OBJECTS = 50_000
 log = structlog.get_logger("sidecar.server")
 
 
-def run(config: Config, ready: Callable[[str], None]) -> int:
+def run(config: Config, ready: Callable[[str], None], reread: Reread | None = None) -> int:
     """Serves until SIGTERM or SIGINT and returns the exit status. `ready` is called with the URL once sockets are accepted.
 
-    Raises `ConfigError` and `StartRefused`.
+    With `server.workers` above 1 it forks, and returns in every worker as well, with that worker's own exit status; `reread`
+    reads the configuration anew when SIGHUP asks for it. Raises `ConfigError` and `StartRefused`.
     """
     _no_core_dumps()
+    if config.server.workers == 1:
+        return _on_a_loop(_serve(config, ready))
+    outcome = supervise(config, ready, reread)
+    return outcome if isinstance(outcome, int) else _on_a_loop(_work(outcome))
+
+
+def _on_a_loop(life: Coroutine[Any, Any, int]) -> int:
     if sys.platform == "win32":
-        return asyncio.run(_serve(config, ready))
+        return asyncio.run(life)
     import uvloop  # noqa: PLC0415  # not to be had on Windows
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, ready))
+        return runner.run(life)
 
 
 def _no_core_dumps() -> None:
@@ -74,6 +90,21 @@ async def _serve(config: Config, ready: Callable[[str], None]) -> int:
     return 0
 
 
+async def _work(assignment: Assignment) -> int:
+    """One of several: it goes when its supervisor says so."""
+    config, line = assignment.config, assignment.line
+    logs.configure(config.logging.level, config.logging.format, redact=config.redact, worker=str(assignment.number))
+    async with line, serving(config, assignment) as server:
+        line.ready()
+        await line.quiet.wait()
+        server.stop_accepting()
+        await line.stop.wait()
+        log.info("stopping", connections=len(server.context.registry))
+        # Who goes on delivers what is due, and would be waited for in vain: it has new work all the time.
+        await server.drain(flush=line.last)
+    return 0
+
+
 class Server:
     """A sidecar that serves."""
 
@@ -83,11 +114,15 @@ class Server:
         """`http://host:port`."""
         self._stop_accepting = stop_accepting
 
-    async def drain(self) -> None:
-        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and lets what is due go out."""
-        context = self.context
-        context.stopping = True
+    def stop_accepting(self) -> None:
+        """Lets nobody in any more; who is in goes on."""
+        self.context.stopping = True
         self._stop_accepting()
+
+    async def drain(self, *, flush: bool = True) -> None:
+        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and (`flush`) lets what is due go out."""
+        context = self.context
+        self.stop_accepting()
         for wire in list(context.opening):
             wire.close(1012, "the server restarts; reconnect")
         connections = list(context.registry)
@@ -101,14 +136,16 @@ class Server:
                 await context.registry.empty()
         except TimeoutError:
             log.warning("connections_left", connections=len(context.registry))
-        await context.worker.flush(5.0)
+        if flush:
+            await context.worker.flush(5.0)
 
 
 @asynccontextmanager
-async def serving(config: Config) -> AsyncIterator[Server]:
-    """Everything opened, and sockets accepted."""
+async def serving(config: Config, assignment: Assignment | None = None) -> AsyncIterator[Server]:
+    """Everything opened, and sockets accepted; `assignment` as one of several workers."""
     async with AsyncExitStack() as stack:
-        listener = bind(config.server.host, config.server.port)
+        shared = assignment is not None
+        listener = bind(config.server.host, assignment.port if assignment else config.server.port, shared=shared)
         stack.callback(listener.close)
         metrics = Metrics()
         plugins, parts = await stack.enter_async_context(open_parts(config, metrics))
@@ -132,15 +169,25 @@ async def serving(config: Config) -> AsyncIterator[Server]:
         for follower in (keep_house(context), follow_ended(context), follow_store(context)):
             task = asyncio.create_task(follower)
             stack.push_async_callback(_cancel, task)
-        await stack.enter_async_context(operators_socket(context))
-        stop_accepting = await _listen(context, stack, listener)
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+        operators = assignment.operators if assignment is not None else None
+        close_desk = await stack.enter_async_context(operators_socket(context, operators))
+        siblings = None
+        if assignment is not None:
+            siblings = Siblings(assignment, metrics.registry)
+            await stack.enter_async_context(answering_siblings(siblings))
+        url = url_of(listener)
+        close_door = await _listen(context, stack, listener, assignment, siblings)
+
+        def stop_accepting() -> None:
+            close_door()
+            if shared:
+                close_desk()  # another worker takes the command, and is not about to go
+
         gc.collect()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
         gc.freeze()  # what the start made lives as long as the process: no collection need look at it again
         try:
-            yield Server(context, f"http://{shown}:{port}", stop_accepting)
+            yield Server(context, url, stop_accepting)
         finally:
             for task in list(context.tasks):
                 task.cancel()
@@ -152,20 +199,27 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def _listen(context: Context, stack: AsyncExitStack, listener: socket.socket) -> Callable[[], None]:
-    health = Health(context)
+async def _listen(
+    context: Context,
+    stack: AsyncExitStack,
+    listener: socket.socket,
+    assignment: Assignment | None,
+    siblings: Siblings | None,
+) -> Callable[[], None]:
+    health = Health(context, siblings)
 
     async def socket_route(request: web.Request) -> web.StreamResponse:
         return await serve_socket(context, request)
 
     async def metrics(_: web.Request) -> web.Response:
-        return health.metrics_response()
+        return await health.metrics_response()
 
     routes = [web.get("/ws", socket_route, allow_head=False), *health.routes()]
     stop_accepting = await _accept(stack, listener, routes)
-    port = context.config.server.metrics_port
+    port = assignment.metrics_port if assignment is not None else context.config.server.metrics_port
     if port is not None:
-        await _accept(stack, bind(context.config.server.host, port), [web.get("/metrics", metrics)])
+        separate = bind(context.config.server.host, port, shared=assignment is not None)
+        await _accept(stack, separate, [web.get("/metrics", metrics)])
     return stop_accepting
 
 

@@ -122,6 +122,10 @@ class Outbox(ABC):
 
     shards: int = 1
 
+    def shard_of(self, user: UserHash) -> int:
+        """The shard in which this person's entries wait."""
+        return 0
+
     @abstractmethod
     async def join(self, plugins: Sequence[str]) -> None:
         """These plugins listen. A new name starts at the end; an entry goes when every name that was known has passed it."""

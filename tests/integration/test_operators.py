@@ -206,7 +206,7 @@ async def test_s68_a_chat_whose_key_an_operator_destroys_is_deleted_on_every_dev
 
 async def test_disconnecting_closes_every_socket_of_the_person_and_no_other(server: Server) -> None:
     async with Device(server.url) as one, Device(server.url) as two, Device(server.url, "bob") as bob:
-        assert await result(server, "users-disconnect", user=ALICE) == {"count": 2, "elsewhere": 0}
+        assert await result(server, "users-disconnect", user=ALICE) == {"count": 2, "left": 0}
         assert [await one.closed(), await two.closed()] == [4401, 4401]
         assert (await bob.ask("ping", {}))["type"] == "pong"
     async with Device(server.url) as again:
@@ -330,7 +330,7 @@ async def test_a_served_process_answers_its_operators(tmp_path: Path) -> None:
         async with Device(line.split()[-1]) as device:
             code, out, err = await command_line(tmp_path, "users", "disconnect", "--user", "alice", "--json")
             assert code == 0, err
-            assert json.loads(out) == {"count": 1, "elsewhere": 0}
+            assert json.loads(out) == {"count": 1, "left": 0}
             assert await device.closed() == 4401
     finally:
         process.send_signal(signal.SIGTERM)

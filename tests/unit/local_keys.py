@@ -61,7 +61,8 @@ async def listed(cipher: LocalCipher) -> list[tuple[KeyReference, UserHash, Chat
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What stands in the folder. The lock file holds nothing of a key: its bytes only say that others should look."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
 
 
 async def seal(cipher: LocalCipher, number: int | str) -> tuple[KeyReference, Sealed]:

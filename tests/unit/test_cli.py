@@ -302,7 +302,9 @@ def test_every_command_has_help() -> None:
 # -- how commands end --------------------------------------------------------------------------------------------------
 
 
-def _serve_with(monkeypatch: pytest.MonkeyPatch, run: Callable[[Config, Callable[[str], None]], int]) -> None:
+def _serve_with(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[Config, Callable[[str], None], Callable[[], Config]], int]
+) -> None:
     module = types.ModuleType("sidecar.server")
     module.run = run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sidecar.server", module)
@@ -311,7 +313,7 @@ def _serve_with(monkeypatch: pytest.MonkeyPatch, run: Callable[[Config, Callable
 def test_serve_hands_the_configuration_on_and_says_where_it_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
 
-    def run(config: Config, ready: Callable[[str], None]) -> int:
+    def run(config: Config, ready: Callable[[str], None], reread: Callable[[], Config]) -> int:
         seen.append(config)
         ready(f"http://{config.server.host}:{config.server.port}")
         return 0
@@ -337,7 +339,7 @@ def test_serve_hands_the_configuration_on_and_says_where_it_listens(monkeypatch:
 def test_errors_become_a_status_and_a_line(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
 ) -> None:
-    def run(config: Config, ready: Callable[[str], None]) -> int:
+    def run(config: Config, ready: Callable[[str], None], reread: Callable[[], Config]) -> int:
         raise error
 
     _serve_with(monkeypatch, run)
@@ -346,7 +348,7 @@ def test_errors_become_a_status_and_a_line(
 
 
 def test_what_nobody_expected_is_one_line_with_an_incident(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(config: Config, ready: Callable[[str], None]) -> int:
+    def run(config: Config, ready: Callable[[str], None], reread: Callable[[], Config]) -> int:
         raise RuntimeError("Geheimnis")
 
     _serve_with(monkeypatch, run)

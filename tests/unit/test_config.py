@@ -393,7 +393,6 @@ def test_networks_and_words_are_read(folder: Folder) -> None:
     [
         ("drafts: {debounce: 5s, max_debounce: 4s}", "drafts.max_debounce", "write 5s or longer"),
         ("server: {workers: 2}", "server.workers", "shared cache"),
-        ("server: {workers: 2, port: 0}\ncache: {use: redis}", "server.port", "8770"),
         ("server: {metrics_port: 8770}", "server.metrics_port", "another port"),
         ("messages: {max_bytes: 256KiB}", "limits.max_frame", "write 260KiB or more"),
         ("sync: {max_frame: 128KiB}", "sync.max_frame", "or more"),

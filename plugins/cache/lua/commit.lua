@@ -139,6 +139,14 @@ if slot and by_client then
   write_chat(chat, slot)
 end
 keep()
+-- What is told of the chat is read before it may be evicted: it may have become clean by this very change.
+local draft, title = false, false
+if A then draft, title = text_of('d:', A[@draft_length]), text_of('t:', A[@title_length]) end
+local message, body = D.message or D.touched or false, false
+if message then
+  body = call('HGET', PERSON, 'b:' .. chat .. ':' .. message[@m_id])
+  if not body and D.message and CH.kind == 'message' then body = ARGV[5] end -- one that only the store has
+end
 evict(P)
 
 local items = {}
@@ -152,14 +160,6 @@ if D.items and #D.items > 0 then
   trim_log(P)
 end
 write_person(P)
-
-local draft, title = false, false
-if A then draft, title = text_of('d:', A[@draft_length]), text_of('t:', A[@title_length]) end
-local message, body = D.message or D.touched or false, false
-if message then
-  body = call('HGET', PERSON, 'b:' .. chat .. ':' .. message[@m_id])
-  if not body and D.message and CH.kind == 'message' then body = ARGV[5] end -- one that only the store has
-end
 
 if #items > 0 or begun then
   local payload

@@ -1,11 +1,12 @@
 -- ARGV[3]: ids to replay, ids to drop. An entry goes back only with or after the earlier ones of its chat; what is dropped is
--- out of their way. Answers the parked entries, oldest first.
+-- out of their way. Answers the parked entries, oldest first, and the chats that nothing holds
+-- any more.
 
-local a = open(ARGV[3])
+local a, free = open(ARGV[3]), {}
 for _, id in ipairs(a[2]) do
   if call('ZSCORE', PARKED, PLUGIN .. '\31' .. id) then
     local name = remove_entry(PLUGIN, id)
-    if name then released(name) end
+    if name and released(name) then free[#free + 1] = name end
   end
 end
 local wanted, blocked = {}, {}
@@ -25,4 +26,4 @@ for _, member in ipairs(members(PARKED, PLUGIN)) do
 end
 local entries = {}
 for place, member in ipairs(members(PARKED, PLUGIN)) do entries[place] = entry_of(member) end
-return entries
+return { entries, free }

@@ -70,12 +70,18 @@ end
 
 -- drafts and titles ------------------------------------------------------------------------------------------------------
 
+local function its_own(version, op)
+  -- Whether what is here is what this very change makes: its outcome was lost, and a device has brought the text back.
+  return CH.operation and version == W.base + 1 and op == CH.operation
+end
+
 local function put_draft(V)
   local before, B = V.chat, V.chat
   if not before then
     if not W.has_content or W.base > 0 then return conflict('missing') end
     B = new_chat(V.epoch)
   else
+    if its_own(B[@version], B[@draft_op]) then return accepted(before, before, { again = true }) end
     if W.base > B[@version] then return conflict('missing', B) end
     if W.base < B[@version] or (W.base_op and W.base_op ~= B[@draft_op]) then return conflict(reason_of(B), B) end
   end
@@ -100,6 +106,7 @@ end
 
 local function put_title(V)
   local B = V.chat
+  if B and its_own(B[@title_version], B[@title_op]) then return accepted(B, B, { again = true }) end
   if not B or W.base > B[@title_version] then return conflict('missing', B) end
   if W.base < B[@title_version] or (W.base_op and W.base_op ~= B[@title_op]) then return conflict('stale', B) end
   local A = copy(B)
@@ -415,11 +422,27 @@ local function first_time(V)
   return add_message(V)
 end
 
+local function still_replaced(R, D)
+  -- What gave way the first time is nowhere else, and is given back by the answer to the second.
+  local before = R[@r_replaced]
+  if not before or D.code ~= 'A' then return D end
+  local texts = call('HMGET', PERSON, 'rd:' .. CH.operation, 'rt:' .. CH.operation)
+  local after = D.replaced or { version = 0, op = false, title_version = 0, title_op = false }
+  if not after.draft then after.draft, after.version, after.op = texts[1], before[1], before[2] end
+  if not after.title then after.title, after.title_version, after.title_op = texts[2], before[3], before[4] end
+  D.replaced = after
+  D.remember[@r_replaced] = { after.version, after.op, after.title_version, after.title_op }
+  return D
+end
+
 local function decide(V)
   if not V.remembered then return first_time(V) end
   local D = repeated(V)
   if D then return D end
   D = first_time(V)
-  if not D.remember then D.forget = true end
-  return D
+  if not D.remember then
+    D.forget = true
+    return D
+  end
+  return still_replaced(V.remembered, D)
 end
