@@ -58,6 +58,8 @@ def decide(view: View, change: Change, limits: Limits) -> Decision:
 
 def _first_time(view: View, change: Change, limits: Limits) -> Decision:
     match change.what:
+        case PutDraft() | PutTitle() | Restore() | AddMessage():
+            return _client_change(view, change, limits)
         case NewEpoch(seen):
             return Decision(Accepted(change.chat_id), new_epoch=seen == view.epoch)
         case Notify(name):
@@ -71,8 +73,6 @@ def _first_time(view: View, change: Change, limits: Limits) -> Decision:
             return mark_stored(view.chat, what, limits)
         case MessageStatus() as what:
             return set_status(view.chat, what)
-        case PutDraft() | PutTitle() | Restore() | AddMessage():
-            return _client_change(view, change, limits)
 
 
 def _client_change(view: View, change: Change, limits: Limits) -> Decision:
