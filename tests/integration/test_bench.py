@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.drafts import Drafts, example
+from bench.editing import BenchFailed, Chat
 from bench.figures import percentile, ratios, spread
 from bench.link import Link, LinkClosed
-from bench.pair import BenchFailed, Chat, Pair, signed_in
+from bench.pair import Pair, signed_in
 from bench.plan import FULL, QUICK, TINY
 from bench.report import run
 from bench.table import Row, markdown
