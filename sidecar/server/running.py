@@ -35,7 +35,7 @@ from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
-from sidecar.server.listening import Handshakes, bind, incoming_of, url_of
+from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, url_of
 from sidecar.server.operators import operators_socket
 from sidecar.server.siblings import Siblings, answering_siblings
 from sidecar.server.supervisor import Reread, supervise
@@ -257,6 +257,6 @@ async def _accept(stack: AsyncExitStack, listener: socket.socket, routes: list[w
         raise AssertionError("a runner that was set up has its server")
     handshakes = Handshakes()
     handshakes.make = runner.server
-    server = await asyncio.get_running_loop().create_server(handshakes, sock=listener)
+    server = await asyncio.get_running_loop().create_server(handshakes, sock=listener, backlog=BACKLOG)
     stack.callback(server.close)
     return server.close
