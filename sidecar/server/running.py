@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -155,13 +156,10 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 async def _listen(context: Context, stack: AsyncExitStack, listener: socket.socket) -> Callable[[], None]:
     health = Health(context)
 
-    async def socket_route(request: web.Request) -> web.StreamResponse:
-        return await serve_socket(context, request)
-
     async def metrics(_: web.Request) -> web.Response:
         return health.metrics_response()
 
-    routes = [web.get("/ws", socket_route, allow_head=False), *health.routes()]
+    routes = [web.get("/ws", partial(serve_socket, context), allow_head=False), *health.routes()]
     stop_accepting = await _accept(stack, listener, routes)
     port = context.config.server.metrics_port
     if port is not None:
