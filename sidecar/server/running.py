@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -208,13 +209,10 @@ async def _listen(
 ) -> Callable[[], None]:
     health = Health(context, siblings)
 
-    async def socket_route(request: web.Request) -> web.StreamResponse:
-        return await serve_socket(context, request)
-
     async def metrics(_: web.Request) -> web.Response:
         return await health.metrics_response()
 
-    routes = [web.get("/ws", socket_route, allow_head=False), *health.routes()]
+    routes = [web.get("/ws", partial(serve_socket, context), allow_head=False), *health.routes()]
     stop_accepting = await _accept(stack, listener, routes)
     port = assignment.metrics_port if assignment is not None else context.config.server.metrics_port
     if port is not None:
