@@ -6,21 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= auto
 
-.PHONY: run test check format lint types imports tests bench lock clean
+.PHONY: run test check format lint types imports services tests bench lock clean
 
 ## run: the embedded sidecar on http://127.0.0.1:8770; no other server needed. ARGS="--port 9000" is passed on.
 run: $(VENV)/.run
 	$(BIN)/sidecar serve $(ARGS)
 
 ## test: all that CI runs: format, lint, types, import contracts, every test. Ends with pytest's summary.
-test: $(VENV)/.test lint types imports
+test: $(VENV)/.test lint types imports services
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 ## check: the quick part, about a minute: lint, types, import contracts, tests that need no running sidecar.
-check: $(VENV)/.test lint types imports
+check: $(VENV)/.test lint types imports services
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -q tests/unit tests/contracts
 
-tests: $(VENV)/.test
+tests: $(VENV)/.test services
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.test
@@ -32,6 +32,10 @@ types: $(VENV)/.test
 
 imports: $(VENV)/.test
 	$(BIN)/lint-imports
+
+## services: installs the servers that the tests start, where it may (root on Debian); elsewhere says what is missing.
+services: $(VENV)/.test
+	$(BIN)/python -m tests.services.install
 
 ## format: lays the code out and mends what the linter can mend.
 format: $(VENV)/.test

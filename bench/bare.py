@@ -10,7 +10,8 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import jiter
 import orjson
@@ -73,28 +74,38 @@ class Bare:
         await ws.send_frame(orjson.dumps(answer), WSMsgType.TEXT)
 
 
-def run(ready: Callable[[str], None]) -> int:
+Opened = AbstractAsyncContextManager[Bare]
+
+
+@asynccontextmanager
+async def alone() -> AsyncIterator[Bare]:
+    """The loop that keeps everything itself."""
+    yield Bare()
+
+
+def run(opened: Opened, ready: Callable[[str], None]) -> int:
     """Serves until SIGTERM. `ready` is called with the URL."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(ready))
+        return runner.run(_serve(opened, ready))
 
 
-async def _serve(ready: Callable[[str], None]) -> int:
+async def _serve(opened: Opened, ready: Callable[[str], None]) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    app = web.Application()
-    app.add_routes([web.get("/ws", Bare().serve)])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
-        await site.start()
-        gc.collect()
-        gc.freeze()  # as the sidecar does
-        ready(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        await stop.wait()
-    finally:
-        await runner.cleanup()
+    async with opened as loop:
+        app = web.Application()
+        app.add_routes([web.get("/ws", loop.serve)])
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+            await site.start()
+            gc.collect()
+            gc.freeze()  # as the sidecar does
+            ready(f"http://127.0.0.1:{runner.addresses[0][1]}")
+            await stop.wait()
+        finally:
+            await runner.cleanup()
     return 0

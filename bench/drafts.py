@@ -26,6 +26,11 @@ class Drafts:
         before, _, after = raw.partition(_PLACE)
         self._before, self._after = before.encode(), after.encode()
 
+    @property
+    def pattern(self) -> bytes:
+        """The document with a mark where the number goes, for a load generator that is not ours."""
+        return self._before + _PLACE.encode() + self._after
+
     def content(self, number: int) -> bytes:
         """The document of this edit, as compact JSON."""
         return b"%b%d%b" % (self._before, number, self._after)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import orjson
 
+from bench.cores import Cores
+from bench.editing import BenchFailed
 from bench.figures import spread
-from bench.pair import BenchFailed, signed_in
+from bench.pair import signed_in
 from bench.plan import KIB, MIB, Plan
 from bench.seeding import client_chat_id, seed
-from bench.served import Served
+from bench.served import ours
 from bench.table import Row
 
 _PERSON = "reader"
@@ -69,13 +71,13 @@ async def _sync(url: str, chats: int, syncs: _Syncs) -> None:
     syncs.whole.append(sum(len(frame) for _, frame in arrived))
 
 
-async def measure(plan: Plan, folder: Path, core: int | None) -> list[Row]:
+async def measure(plan: Plan, folder: Path, cores: Cores) -> list[Row]:
     """The rows of (c)."""
     home = folder / "c"
     await seed(home / "data", _PERSON, plan.sync_chats, plan.sync_messages, drafts=True)
     syncs = _Syncs()
     for _ in range(plan.syncs):
-        with Served("ours", home, core=core) as served:  # a start for each: the cache is cold
+        with ours(home, cores.server) as served:  # a start for each: the cache is cold
             await _sync(served.url, plan.sync_chats, syncs)
     who = f"first sync of {plan.sync_chats} chats of {plan.sync_messages} messages"
     goals = plan.goals

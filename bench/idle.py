@@ -1,24 +1,32 @@
-"""(b) Memory per idle, signed-in socket, beside the bare loop's."""
+"""(b) Memory per idle, signed-in socket, beside the bare loop's; (g) the same with the shared cache."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+from bench import served, services
+from bench.cores import Cores
 from bench.figures import ratios, spread
 from bench.link import Link
+from bench.missing import Missing
 from bench.pair import signed_in
 from bench.plan import KIB, Plan
+from bench.redis_server import program
 from bench.served import Served
+from bench.service import Service
 from bench.table import Row
-from bench.throughput import KINDS
 
 _AT_ONCE = 50
 _WARM = 20
 """Sockets that come and go first: what is made once is not the sockets'."""
 
 
-async def _open(url: str, first: int, count: int) -> list[Link]:
+async def opened(url: str, first: int, count: int) -> list[Link]:
+    """So many signed-in sockets, each of its own user."""
     links: list[Link] = []
     for start in range(first, first + count, _AT_ONCE):
         names = range(start, min(start + _AT_ONCE, first + count))
@@ -27,34 +35,57 @@ async def _open(url: str, first: int, count: int) -> list[Link]:
 
 
 async def _per_socket(served: Served, count: int, settle: float) -> float:
-    for link in await _open(served.url, count, _WARM):
+    for link in await opened(served.url, count, _WARM):
         await link.close()
     await asyncio.sleep(settle)
     before = served.memory()
-    links = await _open(served.url, 0, count)
+    links = await opened(served.url, 0, count)
     await asyncio.sleep(settle)
     after = served.memory()
     await asyncio.gather(*(link.close() for link in links))
     return (after - before) / count
 
 
-async def measure(plan: Plan, folder: Path, core: int | None) -> list[Row]:
+async def measure(plan: Plan, folder: Path, cores: Cores) -> list[Row]:
     """The rows of (b)."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+
+    def alone(server: Callable[[Path, int | None], Served], home: Path) -> AbstractContextManager[Served]:
+        return server(home, cores.server)
+
+    return await _rows("b", plan, folder, partial(alone, served.ours), partial(alone, served.bare))
+
+
+async def measure_shared(plan: Plan, folder: Path, cores: Cores) -> list[Row]:
+    """The rows of (g)."""
+    try:
+        program()
+    except Missing as missing:
+        return [Row.left_out("g", "memory per idle socket with Redis", missing)]
+    opener = partial(services.ours, cores=cores)
+    return await _rows("g", plan, folder, opener, partial(services.bare_redis, cores=cores))
+
+
+Opener = Callable[[Path], AbstractContextManager[Served | Service]]
+
+
+async def _rows(part: str, plan: Plan, folder: Path, ours: Opener, bare: Opener) -> list[Row]:
+    found: dict[str, list[float]] = {"ours": [], "bare": []}
+    openers = {"ours": ours, "bare": bare}
     for number in range(plan.socket_rounds):
-        for kind in KINDS if number % 2 == 0 else reversed(KINDS):
-            with Served(kind, folder / f"b-{number}-{kind}", core=core) as served:
-                found[kind].append(await _per_socket(served, plan.sockets, plan.settle))
-    ours, bare = found["ours"], found["bare"]
+        for kind in openers if number % 2 == 0 else reversed(openers):
+            with openers[kind](folder / f"{part}-{number}-{kind}") as running:
+                server = running.servers[0] if isinstance(running, Service) else running
+                found[kind].append(await _per_socket(server, plan.sockets, plan.settle))
     goal = plan.goals.idle_bytes
+    shared = " with Redis" if part == "g" else ""
     return [
         Row(
-            "b",
-            f"memory per idle socket at {plan.sockets} sockets, each its own user, KiB",
-            f"{spread([each / KIB for each in ours]):.1f}",
-            f"{spread([each / KIB for each in bare]):.1f}",
-            f"{ratios(ours, bare):.2f}",
+            part,
+            f"memory per idle socket{shared} at {plan.sockets} sockets, each its own user, KiB",
+            f"{spread([each / KIB for each in found['ours']]):.1f}",
+            f"{spread([each / KIB for each in found['bare']]):.1f}",
+            f"{ratios(found['ours'], found['bare']):.2f}",
             f"≤ {goal // KIB} KiB",
-            spread(ours).middle <= goal,
+            spread(found["ours"]).middle <= goal,
         )
     ]

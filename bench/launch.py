@@ -1,4 +1,4 @@
-"""A measured server in a process of its own: `python -m bench.launch ours|bare`, started and asked by `bench.served`.
+"""A measured server in a process of its own: `python -m bench.launch ours|bare|bare-redis`, started and asked by `bench.served`.
 
 It prints its URL, then answers each line on its standard input with one line: `cpu` (seconds of CPU time so far, all
 threads), `memory` (resident bytes, after a garbage collection). The end of its input ends it.
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from bench import bare
+from bench.bare_redis import with_redis
 from bench.sampling import Samples
 
 
@@ -60,15 +61,13 @@ def _ours(config: Path, samples: Samples | None) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.launch")
-    parser.add_argument("server", choices=("ours", "bare"))
+    parser.add_argument("server", choices=("ours", "bare", "bare-redis"))
     parser.add_argument("--config", type=Path, help="the sidecar's YAML")
-    parser.add_argument("--core", type=int, help="the core that it runs on")
+    parser.add_argument("--redis", help="bare-redis: the URL")
     parser.add_argument("--profile", type=Path, help="ours: where to write samples of the stack at the end")
     asked = parser.parse_args()
-    if asked.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {asked.core})
-    if asked.server == "bare":
-        return bare.run(_ready)
+    if asked.server != "ours":
+        return bare.run(with_redis(asked.redis) if asked.redis else bare.alone(), _ready)
     if asked.profile is None:
         return _ours(asked.config, None)
     samples = Samples()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 from urllib.parse import urlsplit
 
-_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
+_TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 _FINAL = 0x80
 _MASKED = 0x80
 _NO_MASK = b"\0\0\0\0"
@@ -35,7 +35,7 @@ class LinkClosed(Exception):
 
 
 class Link(asyncio.Protocol):
-    """One socket. Text frames are handed to `on_frame` as they come; `on_closed` hears of the end if nobody asked for it."""
+    """One socket. Frames are handed to `on_frame` as they come; `on_closed` hears of the end if nobody asked for it."""
 
     def __init__(self) -> None:
         self.on_frame: Callable[[bytes], None] = lambda _: None
@@ -58,12 +58,20 @@ class Link(asyncio.Protocol):
             f"GET /ws HTTP/1.1\r\nHost: {at.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
-        await link._upgraded
+        try:
+            await link._upgraded
+        except BaseException:
+            link.abort()
+            raise
         return link
 
     def send(self, payload: bytes) -> None:
         """One text frame."""
         self._write(encoded(payload))
+
+    def send_binary(self, payload: bytes) -> None:
+        """One binary frame."""
+        self._write(encoded(payload, _BINARY))
 
     def _write(self, data: bytes) -> None:
         if self._transport is None:
@@ -100,6 +108,12 @@ class Link(asyncio.Protocol):
                     await self._ended
             except TimeoutError:
                 self._transport.abort()
+
+    def abort(self) -> None:
+        """Ends it at once, in no order."""
+        self._leaving = True
+        if self._transport is not None:
+            self._transport.abort()
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------------
 
@@ -142,7 +156,7 @@ class Link(asyncio.Protocol):
         length = data[at + 1]
         payload = data[at + (2 if length < 126 else 4 if length == 126 else 10) : at + size]
         opcode = data[at] & 0x0F
-        if opcode == _TEXT:
+        if opcode in (_TEXT, _BINARY):
             self.on_frame(payload)
         elif opcode == _PING:
             self._write(encoded(payload, _PONG))

@@ -20,7 +20,20 @@ class Goals:
     largest_frame: int = MIB
     """(c) Bytes of any frame of a sync, at most."""
     flat: float = 1.2
-    """(d) Cost of a draft with many chats over the cost with few, at most."""
+    """(d), (i) Cost of a draft with many chats over the cost with few, at most."""
+    over_hocuspocus: float = 2.0
+    """(e) Drafts per second with Redis, ours over Hocuspocus', at least; from so many people on: """
+    over_hocuspocus_from: int = 32
+    over_bare_redis: float = 0.7
+    """(e) Drafts per second with Redis, ours over the bare loop's, at least."""
+    generator: float = 0.85
+    """(e), (f) Share of its core that the load generator may use: beyond it, it may be what was measured."""
+    steady: float = 0.010
+    """(f) 99th percentile in seconds at the fixed rate on one process, less than."""
+    across: float = 0.020
+    """(f) The same with the two devices on two processes."""
+    back: float = 30.0
+    """(h) Seconds until the last socket is back, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,20 @@ class Plan:
     """The first is what the others are compared with."""
     chat_rounds: int = 5
     chat_seconds: float = 3.0
+    peer_rounds: int = 5
+    """(e)"""
+    warm_people: int = 33
+    warm_seconds: float = 5.0
+    """(e), (f) Before anything is measured."""
+    steady_rate: float = 1000.0
+    """(f) Drafts per second, of so many people together."""
+    steady_people: int = 128
+    steady_rounds: int = 3
+    steady_seconds: float = 5.0
+    reconnects: tuple[int, ...] = (5000, 10_000)
+    """(h) Sockets; the first number has the goal."""
+    shared_chats: tuple[int, ...] = (100, 1000, 10_000)
+    """(i) As `chats`, with the shared cache."""
     pinned: bool = True
     """Server and load generator on a core of their own, where the machine has two."""
     goals: Goals = Goals()
@@ -50,7 +77,19 @@ class Plan:
 
 FULL = Plan("full")
 QUICK = Plan(
-    "quick", rounds=3, seconds=0.8, socket_rounds=1, syncs=3, chats=(10, 1000, 10_000), chat_rounds=2, chat_seconds=0.8
+    "quick",
+    rounds=3,
+    seconds=0.8,
+    socket_rounds=1,
+    syncs=3,
+    chats=(10, 1000, 10_000),
+    chat_rounds=2,
+    chat_seconds=0.8,
+    peer_rounds=2,
+    warm_seconds=2.0,
+    steady_rounds=1,
+    steady_seconds=2.0,
+    reconnects=(5000,),
 )
 TINY = Plan(
     "tiny",
@@ -66,6 +105,15 @@ TINY = Plan(
     chats=(3, 6),
     chat_rounds=1,
     chat_seconds=0.1,
+    peer_rounds=1,
+    warm_people=3,
+    warm_seconds=0.05,
+    steady_rate=50.0,
+    steady_people=2,
+    steady_rounds=1,
+    steady_seconds=0.2,
+    reconnects=(20,),
+    shared_chats=(3, 6),
     pinned=False,
 )
 """For the smoke test: it shows that every row is made, its figures mean nothing."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 from bench import sampling
+from bench.cores import Cores, assign, on_core
+from bench.crowd import Crowd, Rounds
 from bench.drafts import Drafts
 from bench.plan import Plan
-from bench.report import pin
-from bench.served import ROOT, Served
-from bench.throughput import Crowd, Rounds
+from bench.redis_server import RedisServer
+from bench.served import ROOT, ours
+from bench.service import Service
+from bench.services import sidecar
 
 _LINES = 45
 _LAUNCH = "bench/"
@@ -28,16 +31,21 @@ def _home_of(file: str) -> str:
     return f"stdlib {path.parent.name if path.stem == '__init__' or path.parent.name == 'asyncio' else path.stem}"
 
 
-async def profile(plan: Plan, people: int = 32) -> str:
-    """A report: microseconds per draft, by module and by function."""
-    core = pin() if plan.pinned else None
+async def profile(plan: Plan, people: int = 32, *, shared: bool = False) -> str:
+    """A report: microseconds per draft, by module and by function; `shared`: with the cache in Redis."""
+    cores = assign() if plan.pinned else Cores()
     rounds = Rounds()
     seconds = max(plan.seconds, 2.0) * 3
-    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as folder:
-        figures = Path(folder) / "samples"
-        with Served("ours", Path(folder) / "ours", core=core, profile=figures) as served:
-            async with AsyncExitStack() as stack:
-                crowd = await Crowd.gather(stack, served, people, Drafts())
+    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as folder, on_core(cores.generator):
+        home, figures = Path(folder), Path(folder) / "samples"
+        with ExitStack() as stack:
+            if shared:
+                redis = stack.enter_context(RedisServer(home / "redis", cores.redis))
+                running = stack.enter_context(sidecar(home / "ours", redis, cores.server, profile=figures))
+            else:
+                redis, running = None, stack.enter_context(ours(home / "ours", cores.server, profile=figures))
+            service = Service([running], redis, cores.shared(1))
+            async with Crowd.gathered(service, people, Drafts()) as crowd:
                 await crowd.edit(seconds, rounds)
         samples = sampling.read(figures)
     return _report(samples, rounds, people)
@@ -65,8 +73,9 @@ def _report(samples: sampling.Samples, rounds: Rounds, people: int) -> str:
         return ["", f"{title}, µs per draft", *found]
 
     head = (
-        f"{rounds.rate[0]:.0f} drafts per second with {people} people, {rounds.cost[0] * 1e6:.0f} µs of CPU time for each "
-        f"(server {rounds.server[0]:.0%}, load generator {rounds.generator[0]:.0%} of their cores), {whole} samples"
+        f"{rounds.rate[0]:.0f} drafts per second with {people} people, {rounds.cost[0] * 1e6:.0f} µs of the server's CPU time for each "
+        f"and {rounds.redis_cost[0] * 1e6:.0f} of Redis' (shares of a core: server {rounds.server[0]:.0%}, Redis {rounds.redis[0]:.0%}, "
+        f"load generator {rounds.generator[0]:.0%}), {whole} samples"
     )
     return "\n".join(
         [

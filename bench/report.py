@@ -8,20 +8,43 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-from bench import first_sync, idle, many_chats, throughput
+from bench import first_sync, idle, many_chats, reconnect, steady, throughput, with_redis
+from bench.cores import Cores, assign, on_core
+from bench.hocuspocus import installing
+from bench.missing import Missing
 from bench.plan import Plan
+from bench.redis_server import described
 from bench.table import Row, markdown
 
-Part = Callable[[Plan, Path, int | None], Awaitable[list[Row]]]
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A letter's worth of the run."""
+
+    name: str
+    measure: Callable[[Plan, Path, Cores], Awaitable[list[Row]]]
+
+
 PARTS: Mapping[str, Part] = MappingProxyType(
-    {"a": throughput.measure, "b": idle.measure, "c": first_sync.measure, "d": many_chats.measure}
+    {
+        "a": Part("embedded", throughput.measure),
+        "b": Part("embedded-idle", idle.measure),
+        "c": Part("first-sync", first_sync.measure),
+        "d": Part("embedded-chats", many_chats.measure),
+        "e": Part("peers", with_redis.measure),
+        "f": Part("steady", steady.measure),
+        "g": Part("idle", idle.measure_shared),
+        "h": Part("reconnect", reconnect.measure),
+        "i": Part("chats", many_chats.measure_shared),
+    }
 )
-_PACKAGES = ("aiohttp", "uvloop", "orjson", "jiter", "cryptography", "pydantic")
+_PACKAGES = ("aiohttp", "uvloop", "orjson", "jiter", "cryptography", "pydantic", "redis", "hiredis")
 
 _NOTES = """\
 ours: the sidecar with the embedded plugins, journal on. beside: in (a) and (b) a bare aiohttp loop (`bench/bare.py`) that
@@ -34,36 +57,43 @@ system's memory. Each chat has a title and a draft of 2 KB; the time runs from t
 (d) Chats with a message each, in the store, of one person on a server of its own; three edits under way at once. Spread
 over all chats, each draft meets a chat that is not in the cache: it is read from the store, its key from the key file, and
 it is written behind on its own.
+
+(e) to (i) have the cache in Redis (append-only file, fsync every second), each service a Redis of its own. Where the machine
+has only two cores, the processes of a service and its Redis share one of them, as Hocuspocus has it to itself; so two
+processes show what the way between processes costs, not what a second core brings.
+(e) As (a): a draft counts when it is accepted, sealed, in Redis, and on the second device; with two processes a person's
+devices are on different ones. Hocuspocus keeps its documents in memory, seals nothing; an edit is a `Y.Map.set` of the same
+text, and counts when the first device has its `SyncStatus` and the second the update. The same light load generator
+(`bench/link.py`: bare WebSocket frames, no library) drives all of them, and speaks Yjs to Hocuspocus with messages written
+by hand, which a real provider read back at the end. The row under its own providers is what Node clients with
+`@hocuspocus/provider` get out of the same server: there the load generator is the limit. The bare loop seals, sends one
+EVALSHA for each draft, those that wait together in one pipeline, then the answer and the event.
+CPU: time per draft of the servers + of Redis; shares of a core: servers + Redis + others' work on the servers' cores / load
+generator. How one sees that the load generator is not the limit: the share of its own core that it uses has a goal; what it
+leaves it waited for the server. Where others' work took much, the rows by CPU time are nearer to what a quiet machine gives.
+(f) Open loop: the drafts come evenly, each person's on a fixed beat; the latency counts from when a draft was due, also if it
+had to wait for the answer to the one before. The load generator's timers are of whole milliseconds.
+(h) Two sockets a person, each with a chat and its draft. The server is killed (-9) and started again at once; every socket
+comes back as a client does (full jitter from 0.5 s, doubling), signs in, and asks for a sync from its cursor. From the kill
+until the last one has its `complete`. Refused attempts count as errors once the server accepts sockets again.
+(i) As (d); the cost is that of the server and of Redis together.
 """
-
-
-def pin() -> int | None:
-    """Keeps this process, the load generator, off the server's core. The server's core, None where there is only one."""
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        return None
-    os.sched_setaffinity(0, {cores[1]})
-    return cores[0]
 
 
 async def run(plan: Plan, results: Path, parts: Sequence[str] = tuple(PARTS)) -> tuple[Path, list[Row]]:
     """Measures, and writes a file into `results`; its path, and the rows."""
     began, started = datetime.now().astimezone(), time.perf_counter()
     load = os.getloadavg()[0]
-    core = pin() if plan.pinned else None
+    cores = assign() if plan.pinned else Cores()
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sidecar-bench-") as folder, on_core(cores.generator):
         for part in parts:
-            print(f"({part}) …", file=sys.stderr, flush=True)
-            rows += await PARTS[part](plan, Path(folder), core)
+            print(f"({part}) {PARTS[part].name} …", file=sys.stderr, flush=True)
+            rows += await PARTS[part].measure(plan, Path(folder), cores)
     heading = [
         f"# Bench of {began:%Y-%m-%d %H:%M} ({plan.name})",
         "",
-        f"{_machine()}; load before the run {load:.2f}; "
-        + (f"server on core {core}, load generator on another" if core is not None else "no cores of their own")
-        + f"; {time.perf_counter() - started:.0f} s in all.",
+        f"{_machine()}. {cores}. Load before the run {load:.2f}; {time.perf_counter() - started:.0f} s in all.",
     ]
     text = "\n".join([*heading, "", markdown(rows), "", _NOTES])
     results.mkdir(parents=True, exist_ok=True)
@@ -75,4 +105,12 @@ async def run(plan: Plan, results: Path, parts: Sequence[str] = tuple(PARTS)) ->
 
 def _machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-    return f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}, {packages}"
+    system = f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}"
+    return f"{system}, {packages}, {_named(described)}, {_named(lambda: installing.find().versions)}"
+
+
+def _named(asked: Callable[[], str]) -> str:
+    try:
+        return asked()
+    except Missing as missing:
+        return str(missing)

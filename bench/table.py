@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.missing import Missing
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One figure of ours beside the one it is compared with."""
 
     part: str
-    """`a` to `d`, as the issue numbers them."""
+    """`a` to `i`."""
     what: str
     ours: str
     beside: str = ""
@@ -20,6 +22,11 @@ class Row:
     goal: str = ""
     met: bool | None = None
     """None: a figure without a goal."""
+
+    @classmethod
+    def left_out(cls, part: str, what: str, missing: Missing) -> Row:
+        """In place of figures that this machine cannot give."""
+        return cls(part, what, f"skipped: {missing}")
 
 
 _HEADS = ("", "what", "ours", "beside", "ratio (min–max)", "goal", "")

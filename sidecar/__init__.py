@@ -62,7 +62,7 @@ from sidecar.records import (
 )
 from sidecar.rule import decide
 from sidecar.slots.authenticator import Authenticator, Credential, Ended, Session
-from sidecar.slots.cache import Cache, Chats, Lease, Leases, Outbox, Position
+from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
 from sidecar.slots.keyed_cipher import KeyedCipher
 from sidecar.slots.store import Store
@@ -98,6 +98,7 @@ __all__ = [
     "Events",
     "Field",
     "FillToken",
+    "Fresh",
     "Item",
     "KeyGone",
     "KeyReference",

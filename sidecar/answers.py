@@ -21,6 +21,9 @@ class Answer:
     """JSON values; texts that were opened stand in it as `orjson.Fragment`."""
     cursor: Cursor | None = None
     """Where the log stood after the change: on its socket the answer leaves after every event before it."""
+    event: dict[str, Any] | None = None
+    """What the person's other connections are told of the change, under the same `type`, where its author has that at hand.
+    Without it the feed reads and opens what it tells."""
 
 
 def encode(type_: str, payload: Mapping[str, Any], re: str | None = None) -> bytes:

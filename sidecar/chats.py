@@ -63,16 +63,21 @@ async def load(
         if isinstance(record, Deleted):
             here[chat_id] = record
             continue
-        merged = merge(record, rows.get(chat_id), epoch, newest.get(chat_id))
         if chat_id in marked:
             here[chat_id] = await _tombstone(parts, user, chat_id, None)
-        elif merged is not None:
+            continue
+        if record is not None and record.epoch == epoch:
+            here[chat_id] = record  # it came meanwhile, and knows more than a row that was read behind it
+            continue
+        merged = merge(record, rows.get(chat_id), epoch, newest.get(chat_id))
+        if merged is not None:
             here[chat_id] = merged
             fills.append(merged)
     if fills:
         await cache.fill(user, fills, token)
-        if use:
-            await cache.read(user, [chat.id for chat in fills if isinstance(chat, ChatInCache)], use=True)
+    used = [chat_id for chat_id in wanted if use and isinstance(here.get(chat_id), ChatInCache)]
+    if used:
+        await cache.read(user, used, use=True)
     return Loaded(here, token)
 
 
@@ -109,10 +114,12 @@ async def peek(parts: Parts, user: UserHash, ids: Sequence[ChatId]) -> dict[Chat
             if isinstance(record, Deleted):
                 here[chat_id] = record
                 continue
-            merged = merge(record, rows.get(chat_id), epoch)
             if chat_id in marked:
                 here[chat_id] = await _tombstone(parts, user, chat_id, None)
-            elif merged is not None:
+                continue
+            present = record is not None and record.epoch == epoch
+            merged = record if present else merge(record, rows.get(chat_id), epoch)
+            if merged is not None:
                 here[chat_id] = merged
     return here
 
@@ -141,8 +148,11 @@ async def commit(
         if not isinstance(outcome, Unmerged):
             return outcome
         loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new)
-        what = await again(loaded.chats.get(change.chat_id)) if again is not None else change.what
-        change = replace(change, token=loaded.token, what=what)
+        found = loaded.chats.get(change.chat_id)
+        what = await again(found) if again is not None else change.what
+        # Proof that nobody knows the chat, and only that: one that was found may have been kept out of the cache since,
+        # by a new epoch or an eviction, and must not begin anew.
+        change = replace(change, token=loaded.token if found is None else None, what=what)
     raise Unavailable("cache", "the chat changed too often meanwhile", retry_after=0.2)
 
 

@@ -14,7 +14,7 @@ from sidecar.frames.envelope import ClientFrame
 from sidecar.ids import ChatId, chat_id_of, client_part, resolve_chat_id
 from sidecar.outcomes import chat_deleted, refuse_over_quota
 from sidecar.parts import Caller, Parts
-from sidecar.records import Deleted, rfc3339
+from sidecar.records import Deleted, DraftState, rfc3339
 from sidecar.responses import chat_response, durability, fragment
 from sidecar.texts import content_of, open_draft, seal_draft
 
@@ -54,7 +54,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
             except KeyGone:  # deleted by another device meanwhile
                 gone = await bury(parts, user, chat_id, key)
                 return _conflict(parts, chat_id, temp, "chat_deleted", gone, None)
-        return _updated(chat_id, outcome)
+        return _updated(chat_id, outcome, content.raw, "edited")
     if isinstance(outcome, Conflict):
         return await _refused(parts, chat_id, temp, outcome, content.raw)
     raise refuse_over_quota(outcome)
@@ -75,7 +75,7 @@ async def delete_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
         parts.metrics.accepted.labels("draft_delete").inc()
         if outcome.doomed:
             return chat_deleted(await bury(parts, user, chat_id, key, caller))
-        return _updated(chat_id, outcome, reason="deleted")
+        return _updated(chat_id, outcome, None, "deleted")
     if isinstance(outcome, Conflict):
         if isinstance(outcome.chat, Deleted):
             return chat_deleted(await bury(parts, user, chat_id, key))
@@ -95,7 +95,7 @@ async def _initiated(parts: Parts, outcome: Accepted, chat: ChatInCache) -> Answ
     return Answer("chat_initiated", response, outcome.cursor)
 
 
-def _updated(chat_id: ChatId, outcome: Accepted, reason: str | None = None) -> Answer:
+def _updated(chat_id: ChatId, outcome: Accepted, raw: bytes | None, reason: DraftState) -> Answer:
     chat = outcome.chat
     stored = chat is not None and chat.in_store and chat.stored_version >= outcome.version
     payload: dict[str, Any] = {
@@ -105,9 +105,10 @@ def _updated(chat_id: ChatId, outcome: Accepted, reason: str | None = None) -> A
         "durability": "stored" if stored else "cached",
         "updatedAt": rfc3339(outcome.at) if outcome.at is not None else None,
     }
-    if reason is not None:
+    event = {**payload, "content": fragment(raw), "reason": reason} if outcome.cursor is not None else None
+    if raw is None:
         payload["reason"] = reason
-    return Answer("draft_updated", payload, outcome.cursor)
+    return Answer("draft_updated", payload, outcome.cursor, event)
 
 
 async def _refused(parts: Parts, chat_id: ChatId, temp: str | None, outcome: Conflict, raw: bytes | None) -> Answer:

@@ -18,14 +18,20 @@ from sidecar.responses import chat_response, durability, fragment, message_respo
 from sidecar.texts import open_draft, open_title
 
 
-async def event_frames(parts: Parts, user: UserHash, epoch: str, items: Sequence[Item]) -> list[bytes | None]:
+async def event_frames(
+    parts: Parts, user: UserHash, epoch: str, items: Sequence[Item], records: Mapping[ChatId, Found]
+) -> list[bytes | None]:
     """One frame for each entry, or None where there is nothing to tell: a later entry tells it, or the chat is gone.
+
+    `records` are the chats as far as they are at hand; when one is missing all are read.
 
     Raises `Unavailable`.
     """
     cache = parts.cache.chats
     ids = list({item.chat_id for item in items if item.chat_id})
-    found: Mapping[ChatId, Found] = await cache.read(user, ids) if ids else {}
+    found: Mapping[ChatId, Found] = records
+    if not all(chat_id in records for chat_id in ids):
+        found = await cache.read(user, ids)
     if len(found) < len(ids) or any(isinstance(chat, ChatInCache) and chat.epoch != epoch for chat in found.values()):
         found = await peek(parts, user, ids)
     frames: list[bytes | None] = []

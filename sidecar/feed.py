@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import structlog
 
 from sidecar.answers import encode
-from sidecar.chats import forget_key
-from sidecar.connections import Registry
-from sidecar.cursors import Cursor
+from sidecar.chats import Found, forget_key
+from sidecar.connections import Connection, Registry
+from sidecar.cursors import Cursor, Events
 from sidecar.errors import SidecarError, Unavailable
 from sidecar.events import event_frames
-from sidecar.ids import UserHash
-from sidecar.parts import Parts
+from sidecar.ids import ChatId, ConnectionId, UserHash
+from sidecar.parts import Caller, Parts
+from sidecar.slots.cache import Fresh
 
 SIGN_IN_AGAIN = 4401
 """A client answers it with a fresh token, once: the device may come back, and has to show who it is."""
@@ -57,7 +58,7 @@ class Feed:
     __slots__ = ("_again", "_on_entry", "_parts", "_pumping", "_registry", "_user", "head")
 
     def __init__(
-        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[], None]
+        self, parts: Parts, user: UserHash, head: Cursor, registry: Registry, on_entry: Callable[[UserHash], None]
     ) -> None:
         self._parts = parts
         self._user = user
@@ -74,6 +75,23 @@ class Feed:
         elif self._parts.cache.chats.grown(self._user, self.head):
             self._pumping = True
             spawn(self._pump(), tasks)
+
+    def tell(self, cursor: Cursor, author: Caller, type_: str, event: dict[str, Any]) -> bool:
+        """Passes on the entry at `cursor`, whose event its author has at hand, so that nothing need be read or opened.
+
+        False if it is not the very next one, or a pump is at work: then the log is to be read.
+        """
+        head = self.head
+        if self._pumping or cursor.offset != head.offset + 1 or cursor.epoch != head.epoch:
+            return False
+        connections = self._registry.of(self._user)
+        frame = None
+        if len(connections) > 1:
+            event["cursor"] = str(cursor)
+            event["deviceId"] = author.device
+            frame = encode(type_, event)
+        self._pass(cursor, frame, author.connection, connections)
+        return True
 
     async def pump(self) -> None:
         """Passes on what has happened, in the caller's own time, unless that is being done already."""
@@ -117,34 +135,50 @@ class Feed:
 
     async def _step(self) -> bool:
         """Passes on the next stretch of the log; False at its end."""
-        events = await self._parts.cache.chats.events(self._user, self.head, _AT_ONCE)
-        if events.lost is not None:
-            self.head = events.head
-            self._tell(events.lost)
-            return False
+        chats = self._parts.cache.chats
+        events: Events | Fresh
+        records: Mapping[ChatId, Found]
+        fresh = chats.fresh(self._user, self.head, _AT_ONCE)
+        if fresh is not None:
+            events, records = fresh, fresh.records
+        else:
+            records = {}
+            events = await chats.events(self._user, self.head, _AT_ONCE)
+            if events.lost is not None:
+                self.head = events.head
+                self._tell(events.lost)
+                return False
         if not events.items:
             return False
         epoch = events.head.epoch
-        frames = await event_frames(self._parts, self._user, epoch, events.items)
+        frames = await event_frames(self._parts, self._user, epoch, events.items, records)
         connections = self._registry.of(self._user)
-        sent = 0
         for item, frame in zip(events.items, frames, strict=True):
             if item.kind in _FOR_THE_OUTBOX:
-                self._on_entry()
-            cursor = Cursor(epoch, item.offset, item.tag)
+                self._on_entry(self._user)
             if item.kind == "deleted" and item.chat_id is not None:
                 forget_key(self._parts, self._user, item.chat_id)
+            self._pass(Cursor(epoch, item.offset, item.tag), frame, item.connection, connections)
             ending = ENDINGS.get(item.ref or "") if item.kind == "notice" else None
-            for connection in connections:
-                own = item.connection is not None and item.connection == connection.id
-                connection.pass_by(cursor, None if own else frame)
-                if ending is not None:
+            if ending is not None:
+                for connection in connections:
                     connection.close(SIGN_IN_AGAIN, ending)
-                sent += frame is not None and not own
-            self.head = cursor
+        return len(events.items) == _AT_ONCE
+
+    def _pass(
+        self, cursor: Cursor, frame: bytes | None, author: ConnectionId | None, connections: Sequence[Connection]
+    ) -> None:
+        """One entry, to all but the connection that made it: that one has its answer."""
+        sent = 0
+        for connection in connections:
+            if connection.id == author:
+                connection.pass_by(cursor, None)
+            else:
+                connection.pass_by(cursor, frame)
+                sent += frame is not None
+        self.head = cursor
         if sent:
             self._parts.metrics.events.labels().inc(sent)
-        return len(events.items) == _AT_ONCE
 
     def _tell(self, reason: str) -> None:
         """The log cannot be followed from here: everybody compares what they hold."""
@@ -167,7 +201,7 @@ class Feeds:
         self._feeds: dict[UserHash, Feed] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._followers: list[asyncio.Task[None]] = []
-        self.on_entry: Callable[[], None] = lambda: None
+        self.on_entry: Callable[[UserHash], None] = lambda _: None
         """Called when something was appended to the outbox: a message, a deletion."""
 
     async def __aenter__(self) -> Feeds:
@@ -185,18 +219,27 @@ class Feeds:
         feed = self._feeds.get(user)
         if feed is None:
             head = (await self._parts.cache.chats.events(user, None, 0)).head
-            feed = self._feeds.setdefault(user, Feed(self._parts, user, head, self._registry, self.on_entry))
+            feed = self._feeds.get(user)
+            if feed is None:
+                feed = self._feeds[user] = Feed(self._parts, user, head, self._registry, self.on_entry)
+                self._parts.cache.chats.follow(user)
         return feed.head
 
     def leave(self, user: UserHash) -> None:
         """The person's last connection on this process is gone."""
-        self._feeds.pop(user, None)
+        if self._feeds.pop(user, None) is not None:
+            self._parts.cache.chats.unfollow(user)
 
     def poke(self, user: UserHash) -> None:
         """This person's log may have grown."""
         feed = self._feeds.get(user)
         if feed is not None:
             feed.poke(self._tasks)
+
+    def tell(self, cursor: Cursor, author: Caller, type_: str, event: dict[str, Any]) -> bool:
+        """A change of this connection is at `cursor`, and this is its event. False if the log must be read to tell it: `pump`."""
+        feed = self._feeds.get(author.user)
+        return feed is not None and feed.tell(cursor, author, type_, event)
 
     async def pump(self, user: UserHash) -> None:
         """This person's log has grown by a change of one of its connections: whoever made it passes it on."""

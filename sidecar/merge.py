@@ -92,7 +92,13 @@ def merge(
             undelivered=cached.undelivered,
             message_bytes=cached.message_bytes,
         )
-    return merged.with_messages((*merged.messages, *extra), max(len(merged.messages) + len(extra), 1))
+    waiting = {message.id: message.status for message in cached.messages if message.status != "delivered"}
+    # Though the store has it: its entry says so, with the next `messages_version` and to every device.
+    stored_here = [
+        message.model_copy(update={"status": waiting[message.id]}) if message.id in waiting else message
+        for message in merged.messages
+    ]
+    return merged.with_messages((*stored_here, *extra), max(len(stored_here) + len(extra), 1))
 
 
 def _latest(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -39,7 +39,7 @@ async def update_title(parts: Parts, caller: Caller, frame: ClientFrame, payload
         chat = outcome.chat
         stored = chat is not None and chat.in_store and chat.stored_title_version >= outcome.title_version
         answer = _updated(chat_id, payload.title, outcome.title_version, outcome.title_op, stored)
-        return Answer("title_updated", answer, outcome.cursor)
+        return Answer("title_updated", answer, outcome.cursor, dict(answer) if outcome.cursor is not None else None)
     if not isinstance(outcome, Conflict):
         raise refuse_over_quota(outcome)
     winner = outcome.chat

@@ -14,6 +14,8 @@ import yaml
 from sidecar.config import Config, read
 from sidecar.server.running import Server, serving
 
+pytest_plugins = ["tests.services.fixtures"]
+
 NOT_PROMISED = "not promised"
 """How the reason of a skip begins where a contract asks for what this plugin does not promise."""
 

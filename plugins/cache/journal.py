@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 from zlib import crc32
 
-from plugins.cache.journal_reader import HEAD, JournalReader, JournalRecord, TornTail, refused
+from plugins.cache.journal_reader import BEFORE, JournalReader, JournalRecord, TornTail, refused
 from sidecar import StartRefused, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -144,12 +144,8 @@ class Journal:
         """Writes one record, whole or not at all. Raises `Unavailable`; then nothing of it is in the file."""
         if self._broken:
             raise Unavailable("cache", "the journal could not be written nor cut back; it is refused until a restart")
-        length = 4 + len(header)
-        crc = crc32(header, crc32(len(header).to_bytes(4, "little")))
-        for blob in blobs:
-            length += len(blob)
-            crc = crc32(blob, crc)
-        data = b"".join((HEAD.pack(length, crc, len(header)), header, *blobs))
+        body = b"".join((len(header).to_bytes(4, "little"), header, *blobs))
+        data = BEFORE.pack(len(body), crc32(body)) + body
         try:
             written = os.write(self._file, data)
             if written != len(data):

@@ -21,7 +21,9 @@ from sidecar import StartRefused
 FORMAT = 1
 FIRST = b'{"at":'
 """How every header begins; by it a later record is found behind a damaged one."""
-HEAD = struct.Struct("<III")
+BEFORE = struct.Struct("<II")
+"""Length and CRC-32 of the body, which stands behind them."""
+_HEAD = struct.Struct("<III")
 _HEADER_LENGTH = struct.Struct("<I")
 _TORN_START = (
     4096  # a first record cut short by a crash is smaller; anything longer that does not begin well is no torn tail
@@ -105,7 +107,7 @@ def _body(file: IO[bytes], left: int) -> bytes | None:
     start = file.read(8)
     if len(start) < 8:
         return None
-    length, crc = struct.unpack("<II", start)
+    length, crc = BEFORE.unpack(start)
     if length < 4 + len(FIRST) or length > left - 8:
         return None
     body = file.read(length)
@@ -128,9 +130,9 @@ def _parsed(body: bytes) -> JournalRecord | None:
 
 
 def _good_record_behind(rest: bytes) -> bool:
-    at = rest.find(FIRST, HEAD.size + 1)
+    at = rest.find(FIRST, _HEAD.size + 1)
     while at != -1:
-        length, crc, _ = HEAD.unpack_from(rest, at - HEAD.size)
+        length, crc, _ = _HEAD.unpack_from(rest, at - _HEAD.size)
         begin = at - _HEADER_LENGTH.size
         if length <= len(rest) - begin and length > 4 and crc32(memoryview(rest)[begin : begin + length]) == crc:
             return True

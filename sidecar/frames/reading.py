@@ -42,11 +42,12 @@ def read(raw: bytes | str, max_depth: int, key: bytes = b"") -> ClientFrame:
     read. Its text and its chain of causes repeat nothing of the frame.
     """
     most = max_depth + ENVELOPE_DEPTH
-    data, tree, exact, shallow = _parsed(raw, max_depth + _ABOVE_CONTENT)
+    data, tree, exact = _parsed(raw)
     if tree.__class__ is not dict:
         raise FrameError("bad_frame", 'a frame is one JSON object: {"type": …, "id": …, "payload": {…}}')
     found = tree.get("id")
     answered = found if found.__class__ is str and _FRAME_ID.match(found) else None
+    shallow = surely_within(tree, max_depth + _ABOVE_CONTENT)
     if not shallow and _deeper(tree, most):
         raise FrameError("bad_frame", f"the frame has more than {most} levels; nest less deeply", re=answered)
     name = tree.get("type")
@@ -75,20 +76,18 @@ def read(raw: bytes | str, max_depth: int, key: bytes = b"") -> ClientFrame:
     raise FrameError("bad_payload", message, re=answered, path=path)
 
 
-def _parsed(raw: bytes | str, most: int) -> tuple[bytes, Any, bool, bool]:
-    """The text as bytes, what it says, whether that would be written just so, and whether it surely has no more than `most` levels."""
+def _parsed(raw: bytes | str) -> tuple[bytes, Any, bool]:
+    """The text as bytes, what it says, and whether that would be written just so."""
     try:
         data = raw.encode() if isinstance(raw, str) else raw
-        shallow = surely_within(data, most)
         # A text that is what would be written of its tree has no key twice and no number that is none for us, so it need
         # not be looked through for those: a quarter cheaper. JSON.stringify writes so; others begin otherwise, mostly.
-        if shallow and data.startswith(_AS_BROWSERS_BEGIN):
+        if data.startswith(_AS_BROWSERS_BEGIN):
             tree = _plainly(data)
             if tree is not None:
-                return data, tree, True, True
+                return data, tree, True
         # Only keys are cached: the parser's cache outlives the frame, and values are what people wrote.
-        tree = jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys")
-        return data, tree, False, shallow
+        return data, jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False, cache_mode="keys"), False
     except UnicodeEncodeError:
         message = "the frame is not Unicode text: it has half a surrogate pair"
     except ValueError as error:

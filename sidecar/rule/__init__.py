@@ -32,7 +32,7 @@ from sidecar.changes import (
     View,
 )
 from sidecar.records import Deleted
-from sidecar.rule.again import repeat
+from sidecar.rule.again import repeat, still_replaced
 from sidecar.rule.messages import add_message
 from sidecar.rule.outcomes import conflict, usable
 from sidecar.rule.restoring import restore
@@ -44,17 +44,22 @@ __all__ = ["decide"]
 
 def decide(view: View, change: Change, limits: Limits) -> Decision:
     """The decision on one change. `view.chat` and `view.tombstone` are never both set."""
-    if view.remembered is None:
+    first = view.remembered
+    if first is None:
         return _first_time(view, change, limits)
-    decision = repeat(view.remembered, view, change)
+    decision = repeat(first, view, change)
     if decision is not None:
         return decision
     decision = _first_time(view, change, limits)
-    return replace(decision, forget=True) if decision.remember is None else decision
+    if decision.remember is None:
+        return replace(decision, forget=True)
+    return still_replaced(first.replaced, decision)
 
 
 def _first_time(view: View, change: Change, limits: Limits) -> Decision:
     match change.what:
+        case PutDraft() | PutTitle() | Restore() | AddMessage():
+            return _client_change(view, change, limits)
         case NewEpoch(seen):
             return Decision(Accepted(change.chat_id), new_epoch=seen == view.epoch)
         case Notify(name):
@@ -68,8 +73,6 @@ def _first_time(view: View, change: Change, limits: Limits) -> Decision:
             return mark_stored(view.chat, what, limits)
         case MessageStatus() as what:
             return set_status(view.chat, what)
-        case PutDraft() | PutTitle() | Restore() | AddMessage():
-            return _client_change(view, change, limits)
 
 
 def _client_change(view: View, change: Change, limits: Limits) -> Decision:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sidecar.changes import (
     Accepted,
     AddMessage,
@@ -10,6 +12,7 @@ from sidecar.changes import (
     Conflict,
     Decision,
     Remembered,
+    Replaced,
     Reused,
     Unmerged,
     View,
@@ -78,6 +81,19 @@ def _accepted(first: Remembered, chat: ChatInCache, change: Change) -> Decision 
             draft_lost=first.draft_lost,
         )
     )
+
+
+def still_replaced(before: Replaced | None, decision: Decision) -> Decision:
+    """What gave way the first time is nowhere else, and is given back by the answer to the second."""
+    outcome, remember = decision.outcome, decision.remember
+    if before is None or remember is None or not isinstance(outcome, Accepted):
+        return decision
+    after = outcome.replaced or Replaced()
+    if after.draft is None:
+        after = replace(after, draft=before.draft, draft_version=before.draft_version, draft_op=before.draft_op)
+    if after.title is None:
+        after = replace(after, title=before.title, title_version=before.title_version, title_op=before.title_op)
+    return replace(decision, outcome=replace(outcome, replaced=after), remember=replace(remember, replaced=after))
 
 
 def _holds(version: int, op: str | None, first_version: int, first_op: str | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from sidecar.changes import (
@@ -22,25 +24,19 @@ from sidecar.changes import (
     Replaced,
     Restore,
     View,
+    What,
 )
 from sidecar.records import Deleted, MessageInCache
 
 OperationKind = Literal["draft", "title", "message", "restore", "delete"]
+_KINDS: Mapping[type[What], OperationKind] = MappingProxyType(
+    {PutTitle: "title", AddMessage: "message", Restore: "restore", DoomChat: "delete"}
+)
 
 
 def kind_of(change: Change) -> OperationKind:
     """Which of a client's operations this change is."""
-    match change.what:
-        case PutTitle():
-            return "title"
-        case AddMessage():
-            return "message"
-        case Restore():
-            return "restore"
-        case DoomChat():
-            return "delete"
-        case _:
-            return "draft"
+    return _KINDS.get(change.what.__class__, "draft")
 
 
 def new_chat(view: View, change: Change) -> ChatInCache:

@@ -15,6 +15,8 @@ def put_draft(view: View, change: Change, what: PutDraft, limits: Limits) -> Dec
         chat = new_chat(view, change)
     else:
         chat = before
+        if _is_its_own(change, what.base_version, chat.version, chat.draft_op):
+            return accepted(change, before, before, items=(), repeat=True)
         if what.base_version > chat.version:
             return conflict(change, "missing", chat)
         if what.base_version < chat.version or (what.base_op is not None and what.base_op != chat.draft_op):
@@ -41,6 +43,8 @@ def put_draft(view: View, change: Change, what: PutDraft, limits: Limits) -> Dec
 def put_title(view: View, change: Change, what: PutTitle, limits: Limits) -> Decision:
     """A title, or its clearing; never the beginning of a chat."""
     chat = view.chat
+    if chat is not None and _is_its_own(change, what.base_version, chat.title_version, chat.title_op):
+        return accepted(change, chat, chat, items=(), repeat=True)
     if chat is None or what.base_version > chat.title_version:
         return conflict(change, "missing", chat)
     if what.base_version < chat.title_version or (what.base_op is not None and what.base_op != chat.title_op):
@@ -58,3 +62,8 @@ def put_title(view: View, change: Change, what: PutTitle, limits: Limits) -> Dec
         if over is not None:
             return over
     return accepted(change, chat, after, items=(NewItem("title", after.title_version),))
+
+
+def _is_its_own(change: Change, base: int, version: int, op: str | None) -> bool:
+    """Whether what is here is what this very change makes: its outcome was lost, and a device has brought the text back."""
+    return change.operation is not None and (version, op) == (base + 1, change.operation)

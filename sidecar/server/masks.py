@@ -19,20 +19,20 @@ class Masks:
         if self._begun:
             data, self._begun = self._begun + data, b""
         at, end = self._skip, len(data)
-        while at < end:
-            if end - at < 2:
-                break
+        while at + 1 < end:
             second = data[at + 1]
-            if not second & 0x80:
+            if second < 0x80:
                 return False
-            length = second & 0x7F
-            if length < 126:
-                at += 6 + length
-                continue
-            size = 2 if length == 126 else 8
-            if end - at < 2 + size:
-                break
-            at += 2 + size + 4 + int.from_bytes(data[at + 2 : at + 2 + size])
+            if second < 0x80 + 126:
+                at += second - 0x80 + 6
+            elif second == 0x80 + 126:
+                if at + 4 > end:
+                    break
+                at += (data[at + 2] << 8) + data[at + 3] + 8
+            else:
+                if at + 10 > end:
+                    break
+                at += int.from_bytes(data[at + 2 : at + 10]) + 14
         if at < end:
             self._begun, self._skip = data[at:], 0
         else:

@@ -35,6 +35,8 @@ from sidecar.sync import answer_sync
 _IN_FLIGHT = 64
 """Frames of one socket at once; beyond that nothing is read from it."""
 _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
+_WITHOUT_LANE = frozenset({"ping", "auth", "sync_request"})
+_WITHOUT_CURSOR = frozenset({"messages_request", "chats_request", "set_active_chat", "auth_refresh"})
 
 log = structlog.get_logger("sidecar.server")
 
@@ -69,7 +71,8 @@ class Socket:
         limits = context.config.limits
         now = time.monotonic()
         self._bucket = Bucket(float(limits.frames_per_second), float(limits.burst), float(limits.burst), now)
-        self._lanes: dict[str, deque[ClientFrame]] = {}
+        self._lanes: dict[str, deque[ClientFrame] | None] = {}
+        """Those that are worked on, each with the frames that wait behind."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._in_flight = 0
         self._room: asyncio.Event | None = None
@@ -94,15 +97,23 @@ class Socket:
 
         Most frames wait for nothing, and a task for each would cost as much as sealing it does.
         """
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None, "a reader is a task"  # noqa: S101  # for the type checker
+        turn = Turn(task, self._read_on)
         try:
             while not self._connection.closed:
                 message = await self._ws.receive()
-                if message.type not in _DATA and not await self._control(message):
+                data = message.type in _DATA
+                if not data and not await self._control(message):
                     break
-                self._connection.last_heard = asyncio.get_running_loop().time()
-                frame = self._take(message) if message.type in _DATA else None
-                if frame is not None and not await self._lead(frame):
-                    return
+                self._connection.last_heard = loop.time()
+                frame = self._take(message) if data else None
+                if frame is not None:
+                    await self._lead(frame, turn)
+                    if turn.over:
+                        return
+                # Freed before the next wait: a parsed draft is ten times its text, and the next one gets warm memory.
+                del message, frame
                 if self._in_flight >= _IN_FLIGHT:
                     self._room = asyncio.Event()
                     await self._room.wait()
@@ -146,6 +157,8 @@ class Socket:
             self._error(error, getattr(error, "re", None))
             return None
         self._context.parts.metrics.frames.labels(frame.type).inc()
+        if frame.type not in _WITHOUT_LANE:
+            return frame
         payload = frame.payload
         if isinstance(payload, Empty) and frame.type == "ping":
             self._connection.send(encode("pong", {"serverTime": rfc3339(self._context.parts.now())}, frame.id))
@@ -153,8 +166,6 @@ class Socket:
             self._error(WireError("bad_payload", "already signed in; for a fresh token send `auth_refresh`"), frame.id)
         elif isinstance(payload, SyncRequest):
             self._start_sync(frame, payload)
-        else:
-            return frame
         return None
 
     def _limit(self, type_: str, re: str | None = None) -> None:
@@ -169,67 +180,77 @@ class Socket:
 
     # -- lanes ---------------------------------------------------------------------------------------------------------
 
-    async def _lead(self, frame: ClientFrame) -> bool:
-        """Works on the frame's lane, if nobody does. False if that had to wait, so that another task reads now."""
+    async def _lead(self, frame: ClientFrame, turn: Turn) -> None:
+        """Works on the frame's lane, if nobody does. If that has to wait the turn is over, and another task reads."""
         lane = lane_of(frame)
         self._in_flight += 1
-        waiting = self._lanes.get(lane)
-        if waiting is not None:
+        if lane in self._lanes:
+            waiting = self._lanes[lane]
+            if waiting is None:
+                waiting = self._lanes[lane] = deque()
             waiting.append(frame)
-            return True
-        self._lanes[lane] = deque((frame,))
-        turn = Turn(self._read_on)
+            return
+        self._lanes[lane] = None
         self._context.turns.begin(turn)
         try:
-            await self._work(lane, turn)
+            await self._work(lane, frame, turn)
         finally:
             turn.done = True  # when the process stops in between as well: nobody reads on then
-        return not turn.over
 
     def _read_on(self) -> None:
         spawn(self._read(), self._tasks)
 
-    async def _work(self, lane: str, turn: Turn) -> None:
-        waiting = self._lanes[lane]
+    async def _work(self, lane: str, first: ClientFrame, turn: Turn) -> None:
+        frame: ClientFrame | None = first
         try:
-            while waiting:
-                frame = waiting[0]
+            while frame is not None:
                 await self._answer(frame, turn)
-                waiting.popleft()
+                waiting = self._lanes[lane]
+                frame = waiting.popleft() if waiting else None
                 self._in_flight -= 1
                 if self._room is not None and self._in_flight < _IN_FLIGHT:
                     self._room.set()
         finally:
-            self._in_flight -= len(waiting)
-            del self._lanes[lane]
-            if self._room is not None:
-                self._room.set()
+            waiting = self._lanes.pop(lane)
+            if frame is not None:  # cut off
+                self._in_flight -= 1 + len(waiting or ())
+                if self._room is not None:
+                    self._room.set()
 
     async def _answer(self, frame: ClientFrame, turn: Turn) -> None:
         started = time.perf_counter()
-        parts = self._context.parts
+        parts, connection = self._context.parts, self._connection
+        if turn.over:
+            turn.limit()
         try:
-            # What waits for nothing needs no deadline; with the turn's end it gets one.
-            async with asyncio.timeout(FRAME_SECONDS if turn.over else None) as turn.deadline:
-                if isinstance(frame.payload, AuthRefresh):
-                    result = await self._refresh(frame.payload)
-                else:
-                    result = await answer(parts, self._connection, frame)
+            if isinstance(frame.payload, AuthRefresh):
+                result = await self._refresh(frame.payload)
+            else:
+                result = await answer(parts, connection, frame)
         except Exception as error:  # noqa: BLE001  # every failure becomes a frame
             self._error(wire_error(error, frame.type), frame.id)
             return
+        except asyncio.CancelledError:
+            if not turn.unlimit():
+                raise
+            self._error(wire_error(TimeoutError(), frame.type), frame.id)
+            return
         finally:
-            turn.deadline = None  # one that is over cannot be moved when the turn ends
-        if result.cursor is not None:
-            result.payload["cursor"] = str(result.cursor)
-        elif frame.type not in ("messages_request", "chats_request", "set_active_chat", "auth_refresh"):
-            result.payload["cursor"] = str(self._connection.position)
+            if turn.over:
+                turn.unlimit()
+        cursor, told = result.cursor, True
+        if cursor is not None:
+            result.payload["cursor"] = str(cursor)
+            event = result.event
+            told = event is not None and self._context.feeds.tell(cursor, connection.caller, result.type, event)
+        elif frame.type not in _WITHOUT_CURSOR:
+            result.payload["cursor"] = str(connection.position)
         if "conflict" in result.type:
             self._log_conflict(result)
-        self._connection.answer(encode(result.type, result.payload, frame.id), result.cursor)
-        if result.cursor is not None:
+        connection.answer(encode(result.type, result.payload, frame.id), cursor)
+        if not told:
             # In this task: the answer waits for the feed to come to its place anyway.
-            await self._context.feeds.pump(self._connection.user)
+            await self._context.feeds.pump(connection.user)
         parts.metrics.handled.observe(time.perf_counter() - started)
 
     def _log_conflict(self, result: Answer) -> None:

@@ -14,25 +14,59 @@ FRAME_SECONDS = 30.0
 
 
 class Turn:
-    """A task's turn at reading. It is over when its frame has to wait: then another task reads on."""
+    """A task's turn at reading. It is over when one of its frames has to wait: then another task reads on.
 
-    __slots__ = ("deadline", "done", "over", "read_on")
+    A frame that waits for nothing needs no deadline, so one is set only when the turn is over; else it is as
+    `asyncio.timeout`, which would cost each frame as much as the rule does.
+    """
 
-    def __init__(self, read_on: Callable[[], None]) -> None:
+    __slots__ = ("_expired", "_expiry", "_task", "done", "over", "read_on")
+
+    def __init__(self, task: asyncio.Task[None], read_on: Callable[[], None]) -> None:
+        """`task`: the one whose turn it is; `read_on` lets another one read."""
         self.read_on = read_on
-        self.done = False
+        self.done = True
+        """Nothing is being worked on in this turn."""
         self.over = False
-        self.deadline: asyncio.Timeout | None = None
-        """Of the frame that is being worked on; it begins when the turn is over."""
+        self._task = task
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expired = False
+
+    def end(self) -> None:
+        """The frame has to wait, and has its deadline from now on."""
+        self.over = True
+        self.limit()
+        self.read_on()
+
+    def limit(self) -> None:
+        """The deadline of one frame begins."""
+        self._expiry = asyncio.get_running_loop().call_later(FRAME_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry = None
+        self._expired = True
+        self._task.cancel()
+
+    def unlimit(self) -> bool:
+        """The frame is done, or was cut off; True if by its deadline, whose cancellation is taken back."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        if not self._expired:
+            return False
+        self._expired = False
+        return self._task.uncancel() == 0  # else somebody else ends this task as well
 
 
 class Turns:
-    """The turns that began in this round of the loop."""
+    """The turns at work in this round of the loop."""
 
     def __init__(self) -> None:
         self._begun: list[Turn] = []
 
     def begin(self, turn: Turn) -> None:
+        """The turn works on a frame from now on."""
+        turn.done = False
         if not self._begun:
             asyncio.get_running_loop().call_soon(self._look)
         self._begun.append(turn)
@@ -40,8 +74,5 @@ class Turns:
     def _look(self) -> None:
         begun, self._begun = self._begun, []
         for turn in begun:
-            if not turn.done:
-                turn.over = True
-                if turn.deadline is not None:
-                    turn.deadline.reschedule(asyncio.get_running_loop().time() + FRAME_SECONDS)
-                turn.read_on()
+            if not turn.done and not turn.over:
+                turn.end()

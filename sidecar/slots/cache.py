@@ -12,9 +12,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sidecar.changes import Change, ChatInCache, Entry, FillToken, Limits, Outcome
-from sidecar.cursors import Cursor, Events
+from sidecar.cursors import Cursor, Events, Item
 from sidecar.ids import ChatId, UserHash
 from sidecar.records import Deleted
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A stretch of a person's log that a cache knows without asking, and the chats that its entries tell of."""
+
+    items: tuple[Item, ...]
+    head: Cursor
+    """The place of the last of them."""
+    records: Mapping[ChatId, ChatInCache | Deleted]
+    """As they were after the newest of these entries, with those messages that the entries name; absent: to be read."""
 
 
 class Chats(ABC):
@@ -69,6 +80,16 @@ class Chats(ABC):
         """Whether this person's log may have gone on behind `after`, told without asking a server; True when in doubt."""
         return True
 
+    def fresh(self, user: UserHash, after: Cursor, limit: int) -> Fresh | None:
+        """The entries behind `after`, as far as they are known without asking a server; None: ask `events`."""
+        return None
+
+    def follow(self, user: UserHash) -> None:
+        """A connection of this person came to this process, which wants to hear quickly of what happens elsewhere."""
+
+    def unfollow(self, user: UserHash) -> None:
+        """The person's last connection on this process went."""
+
     @abstractmethod
     def watch(self) -> AsyncIterator[UserHash]:
         """Persons whose log grew, on any process; may lose and double, since the log is the truth. Runs for good."""
@@ -100,6 +121,10 @@ class Outbox(ABC):
     """
 
     shards: int = 1
+
+    def shard_of(self, user: UserHash) -> int:
+        """The shard in which this person's entries wait."""
+        return 0
 
     @abstractmethod
     async def join(self, plugins: Sequence[str]) -> None:

@@ -176,6 +176,7 @@ class KeepingContract(CacheBackend):
         await self.travel(23 * 3600)
         assert isinstance(again := await alice.commit(change), Accepted)
         assert again.repeat
+        await alice.title("newer", 1)
         await self.travel(2 * 3600)
         assert isinstance(await alice.commit(change), Conflict)
         token = await cache.chats.prepare(alice.user, [alice.chat("two")])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
-from sidecar import ChatId, UserHash
+from sidecar import ChatId, FillToken, UserHash
+from sidecar.changes import Change, NewEpoch, Outcome, Stored
+from sidecar.chats import own_change
 from sidecar.server.running import Server
 from sidecar.testing.frames import check as check_frame
 from tests.conftest import Serve
@@ -19,6 +22,7 @@ from tests.integration.world import (
     chats_of,
     devices,
     named,
+    of_message,
     record,
     say,
     settled,
@@ -98,6 +102,65 @@ async def test_s74_a_slow_fill_installs_nothing_old(serve: Serve) -> None:
         assert await cached(server, chat_id) is None
         stale = await two.ask("draft_update", {"chatId": "c1", "content": doc("stale"), "basedOnVersion": 1})
         assert (stale["type"], stale["payload"]["content"]) == ("draft_conflict", doc("new"))
+
+
+async def test_a_chat_that_a_new_epoch_kept_out_of_the_cache_does_not_begin_anew(serve: Serve) -> None:
+    """Semantics §2, §7: found in the store, not filled since the epoch changed meanwhile: that is no proof that nobody has it."""
+    async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
+        chats = server.context.parts.cache.chats
+        await say(one, "c1", "m1", doc("m"))
+        await one.ask("draft_update", {"chatId": "c1", "content": doc("old"), "basedOnVersion": 0})
+        await settled(server)
+        user, chat_id = UserHash(one.user), ChatId(one.full("c1"))
+        await chats.drop(user, [chat_id])
+        with slow_reads(server) as (hanging, go_on):
+            edit = await one.send("draft_update", {"tempChatId": "c1", "content": doc("late"), "basedOnVersion": 0})
+            await hanging.wait()
+            epoch = (await chats.events(user, None, 0)).head.epoch
+            await chats.commit(own_change(server.context.parts, user, chat_id, NewEpoch(epoch)))
+            go_on.set()
+            answer = await one.answer(edit)
+        assert (answer["type"], answer["payload"]["content"]) == ("draft_conflict", doc("old"))
+        chat = await record(one, "c1")
+        assert (chat["version"], chat["messages_version"]) == (1, 2)
+
+
+async def test_a_message_read_back_while_it_is_delivered_is_still_told_to_be_delivered(serve: Serve) -> None:
+    """Semantics §4: the store has it, its status does not: a page that meets both in between takes no event away."""
+    async with serve(drafts=AT_ONCE) as server, devices(server, 2) as (one, two):
+        chats = server.context.parts.cache.chats
+        await say(one, "c1", "m1", doc("m"))
+        await settled(server)
+        await chats.drop(UserHash(one.user), [ChatId(one.full("c1"))])
+        for device in (one, two):
+            await device.quiet(0.05)
+            device.events.clear()
+        asked, sent, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        prepare, commit = chats.prepare, chats.commit
+
+        async def after_the_message(user: UserHash, ids: Sequence[ChatId]) -> FillToken:
+            if not asked.is_set():
+                asked.set()
+                await sent.wait()
+            return await prepare(user, ids)
+
+        async def late(change: Change) -> Outcome:
+            if isinstance(change.what, Stored):
+                sent.set()
+                await told.wait()
+            return await commit(change)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chats, "prepare", after_the_message)
+            patch.setattr(chats, "commit", late)
+            page = await two.send("messages_request", {"chatId": "c1", "limit": 5})
+            await asked.wait()  # it has not found the chat in the cache, and is about to ask the store
+            accepted = await say(one, "c1", "m2", doc("n"))
+            assert (await two.answer(page))["type"] == "messages_page"
+            told.set()
+            for device in (one, two):
+                update = await device.event("message_update", of_message(accepted["message"]["id"]))
+                assert (update["status"], update["messagesVersion"]) == ("delivered", accepted["messagesVersion"] + 1)
 
 
 async def test_resync_is_asked_for_when_the_log_is_another_one(server: Server) -> None:

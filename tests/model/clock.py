@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, TypeVar
 
+from sidecar.records import milliseconds
+
 T = TypeVar("T")
+
+_BORN = 1_790_000_000.0
 
 
 class _NothingComes(selectors.SelectSelector):
@@ -80,3 +85,18 @@ def _work(answer: asyncio.Future[T], func: Callable[..., T], args: tuple[Any, ..
         answer.set_exception(error)
     else:
         answer.set_result(result)
+
+
+class Wall:
+    """The clock on the wall. It runs with the loop's, and before it by the time that passed while nobody moved."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
+        self.ahead = 0.0
+
+    def seconds(self) -> float:
+        """Since 1970."""
+        return _BORN + self._loop.time() + self.ahead
+
+    def now(self) -> datetime:
+        return milliseconds(datetime.fromtimestamp(self.seconds(), UTC))

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 FieldName = Literal["draft", "title"]
+Revision = tuple[str, FieldName, int, str | None]
+"""Chat, field, version, and the operation that made it."""
 
 
 class Broken(AssertionError):
@@ -49,7 +51,7 @@ class Reference:
         """Drafts that a message consumed, by text; the message's token."""
         self.unreachable: set[str] = set()
         """Texts that were only in a lost cache: the answer that gave them back was lost with it."""
-        self._revisions: dict[tuple[str, FieldName, int, str | None], str | None] = {}
+        self._revisions: dict[Revision, str | None] = {}
         self._answers: dict[str, tuple[object, ...]] = {}
         self._sequences: dict[str, int] = {}
 
@@ -134,6 +136,10 @@ class Reference:
     def outcomes_lost(self) -> None:
         """The cache is lost, or a day has passed: outcomes of operations are not remembered any more."""
         self._answers.clear()
+
+    def out_of_reach(self, revisions: Iterable[Revision]) -> None:
+        """These gave way, and the answer that gives them back was lost together with its outcome: no rule of §2 saves them."""
+        self.unreachable.update(filter(None, map(self._revisions.get, revisions)))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

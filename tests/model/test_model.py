@@ -29,10 +29,6 @@ _IN_A_RUN = 200
 _FIRST = 1  # Hypothesis counts the beginning of a run as a step; we do not
 
 
-_OPEN = {3: "an accepted first draft is gone in this run (chat b-135): found last, not yet understood, not yet mended"}
-"""Runs that are known to break a promise. Each is a bug to mend, here or in the model; then it goes from this table."""
-
-
 class SidecarWithRealKeys(Sidecar):
     """With `encryption.local`, key file and all."""
 
@@ -73,15 +69,7 @@ def play(machine: type[Sidecar], number: int, runs: int, *, shrink: bool = True)
 
 
 @pytest.mark.timeout(0 if "MODEL_STEPS" in os.environ else 600)  # a failure is shrunken, which takes its time
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(number, marks=pytest.mark.xfail(reason=_OPEN[number], raises=Broken))
-        if number in _OPEN and "MODEL_STEPS" not in os.environ
-        else number
-        for number in range(TESTS)
-    ],
-)
+@pytest.mark.parametrize("number", range(TESTS))
 def test_devices_agree_and_nothing_is_lost(number: int) -> None:
     wanted = STEPS // TESTS
     steps = 0

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from sidecar import (
+    Accepted,
     Change,
     ChatId,
     ChatInCache,
@@ -40,6 +41,7 @@ from sidecar import (
     UserHash,
 )
 from sidecar.changes import Outcome
+from tests.model.replacements import Replacements
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Weather:
 
     chance: Random
     away: set[str] = field(default_factory=set)
+    replacements: Replacements = field(default_factory=Replacements)
 
     async def there(self, part: str) -> None:
         """The way there. Raises `Unavailable` while the part is away."""
@@ -82,6 +85,8 @@ class DistantChats(Chats):
     async def commit(self, change: Change) -> Outcome:
         await self._weather.there("cache")
         outcome = await self._chats.commit(change)
+        if isinstance(outcome, Accepted) and outcome.replaced is not None and change.operation is not None:
+            self._weather.replacements.gave_way(change.operation, change.chat_id, outcome.replaced)
         await self._weather.back()
         return outcome
 

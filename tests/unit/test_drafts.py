@@ -281,7 +281,7 @@ def test_s19_a_refusal_says_what_to_do_and_repeats_nothing(limits: DocumentLimit
 
 @pytest.mark.parametrize("name", ["empty.json", "short.json", "lists.json", "emoji.json", "long.json"])
 def test_an_ordinary_document_needs_no_walk(name: str) -> None:
-    assert surely_within(dump(json.loads(read(name))), LIMITS.max_depth)
+    assert surely_within(json.loads(read(name)), LIMITS.max_depth)
 
 
 @given(TREES, st.integers(0, 6), st.integers(0, 8))
@@ -299,7 +299,7 @@ def test_t17_the_cheap_bound_never_lets_through_what_the_walk_refuses(
     """T17: and the whole of `document` refuses exactly what is over a limit."""
     limits = DocumentLimits(WIDE, max_depth, max_nodes)
     fits = depth(tree) <= max_depth and sum(1 for _ in objects(tree)) <= max_nodes
-    if surely_within(dump(tree), max_depth):
+    if surely_within(tree, max_depth):
         assert depth(tree) <= max_depth
     if fits:
         assert document(tree, limits) == Document(dump(tree))
@@ -317,7 +317,7 @@ def test_t17_the_cheap_bound_counts_by_structure_whatever_the_strings_pretend(te
     for _ in range(levels):
         value = [*texts[:2], value, *texts[-2:]]
     tree = {"type": "doc", "content": value}
-    assert not surely_within(dump(tree), levels + 1)
+    assert not surely_within(tree, levels + 1)
     assert refusal(tree, DocumentLimits(WIDE, levels + 1, WIDE)).code == "too_large"
     assert document(tree, DocumentLimits(WIDE, levels + 2, WIDE)).tree() == tree
 

@@ -131,6 +131,8 @@ _TABLE: list[tuple[str, View, What, object]] = [
     ("S12 a lower base", _view(_chat()), PutDraft(_text("a"), 4), "stale"),
     ("S12 an equal base of another operation", _view(_chat()), PutDraft(_text("a"), 5, "x"), "stale"),
     ("S12 a new chat that is not new", _view(_chat()), PutDraft(_text("a"), 0), "stale"),
+    ("S14 its own text, which a device has brought back", _view(_chat(draft_op="op")), PutDraft(_text("draft"), 4, "v4"), (5, "op", "edited", False)),
+    ("S14 its own title, likewise", _view(_chat(title_op="op")), PutTitle(_text("title"), 1, "t1"), (5, "v5", "edited", False)),
     ("S67 a base above ours", _view(_chat()), PutDraft(_text("a"), 6), "missing"),
     ("S67 a base and nothing here", _view(), PutDraft(_text("a"), 3), "missing"),
     ("S43 clearing what nobody knows", _view(), PutDraft(None, 0), "missing"),
@@ -245,6 +247,45 @@ def test_s10_s67_a_repeat_whose_revision_was_lost_is_carried_out_anew() -> None:
     deleted = decide(_view(tombstone=_GONE, remembered=remembered), change, Limits())
     assert deleted.outcome == Conflict("chat_deleted", _GONE, repeat=True)
     assert decide(_view(remembered=remembered, token_valid=False), change, Limits()).outcome == Unmerged()
+
+
+@pytest.mark.parametrize("what", ["restore", "message"])
+def test_s67_what_gave_way_is_given_back_by_a_repeat_that_is_carried_out_anew(what: str) -> None:
+    """§1, §2: the answer was lost, the chat's life ended, the same operation comes again: its outcome alone has that text."""
+    asked: What = Restore(RestoredDraft(_text("a"), "edited", 7, "v7"), RestoredTitle(_text("t"), 4, "t4"), 0)
+    if what == "message":
+        asked = AddMessage(_message("m1"), 7, "v7")
+    here = _chat(**{**_DRAFT_ONLY, "title": _text("title"), "title_version": 2, "title_op": "t2"})
+    first = decide(_view(here), _change(asked), Limits())
+    again = decide(_view(remembered=first.remember), _change(asked), Limits())
+    for decision in (first, again):
+        assert isinstance(decision.outcome, Accepted)
+        replaced = decision.outcome.replaced
+        assert replaced is not None
+        assert (replaced.draft, replaced.draft_version, replaced.draft_op) == (_text("draft"), 5, "v5")
+        title = (_text("title"), 2, "t2") if what == "restore" else (None, 0, None)
+        assert (replaced.title, replaced.title_version, replaced.title_op) == title
+        assert decision.remember is not None
+        assert decision.remember.replaced == replaced
+    assert isinstance(again.outcome, Accepted)
+    assert (again.outcome.created, again.outcome.repeat) == (True, False)
+
+
+def test_s14_s67_an_operation_whose_text_a_device_has_brought_back_was_accepted() -> None:
+    """§1: its outcome was lost with the cache, its text was restored: nothing changes, and it is accepted for good."""
+    for what, here in (
+        (PutDraft(_text("draft"), 4, "v4"), _chat(draft_op="op")),
+        (PutDraft(None, 4, "v4"), _chat(draft=None, draft_op="op", draft_state="deleted")),
+        (PutTitle(_text("title"), 1, "t1"), _chat(title_op="op")),
+    ):
+        first = decide(_view(here), _change(what), Limits())
+        assert _unchanged(first)
+        assert isinstance(first.outcome, Accepted)
+        assert first.outcome.repeat
+        newer = _chat(version=6, draft_op="v6", title_version=3, title_op="t3")
+        again = decide(_view(newer, remembered=first.remember), _change(what), Limits())
+        assert isinstance(again.outcome, Accepted)
+        assert (again.outcome.version, again.outcome.title_version) == (5, 2)
 
 
 def test_s12_a_conflict_again_shows_the_winner_of_now() -> None:

@@ -1,0 +1,12 @@
+-- The end of a chat, for scripts of a person.
+
+local function bury(P, chat, at)
+  -- The tombstone in the chat's place; its entries go, but for those that tell of the deletion.
+  local name = USER .. ':' .. chat
+  drop_entries(name .. '\31', name .. '\32', { deleted = true })
+  spoil(P, chat)
+  local C = read_chat(chat)
+  if C then remove_chat(P, chat, C) end
+  call('HSET', PERSON, 'x:' .. chat, pack({ at, now }))
+  call('ZADD', ENDS, now + SET[@tombstones_ttl], 'x:' .. chat)
+end

@@ -1,0 +1,189 @@
+-- One change, in one atomic step. ARGV[4] what it asks, ARGV[5] and ARGV[6] its sealed texts.
+
+CH, W = {}, {}
+do
+  local a = open(ARGV[4])
+  CH = {
+    kind = a[1], chat = a[2], device = a[3] or false, key = a[4], operation = a[5] or false, digest = a[6], at = a[7],
+    connection = a[8] or false, token = a[9],
+  }
+  local kind, w = CH.kind, a[10]
+  if kind == 'draft' or kind == 'title' then
+    W = { base = w[1], base_op = w[2], has_content = w[3], has_messages = w[4] }
+  elseif kind == 'restore' then
+    local d, t = w[1], w[2]
+    W = {
+      draft = d and { has_content = d[1], state = d[2], version = d[3], op = d[4] or false },
+      title = t and { has_content = t[1], version = t[2], op = t[3] or false },
+      messages_version = w[3],
+    }
+  elseif kind == 'message' then
+    W = {
+      id = w[1], size = w[2], sequence = w[3], created_at = w[4], draft_version = w[5], draft_op = w[6], stored = w[7], seen = w[8],
+    }
+  elseif kind == 'status' then
+    W = { id = w[1], status = w[2] }
+  elseif kind == 'stored' then
+    W = { version = w[1], title_version = w[2], id = w[3] }
+  elseif kind == 'epoch' then
+    W = { seen = w[1] }
+  elseif kind == 'notify' then
+    W = { name = w[1] }
+  end
+end
+
+local chat, operation = CH.chat, CH.operation
+local by_client = CH.kind == 'draft' or CH.kind == 'title' or CH.kind == 'restore' or CH.kind == 'message'
+local fields = call('HMGET', PERSON, 'p', 'c:' .. chat, 'x:' .. chat, operation and ('o:' .. operation) or 'o')
+local P, begun = read_person(fields[1])
+expire_some(P, 8)
+local raw = fields[2]
+local C = raw and open(raw) or nil
+if C and over(P, chat, C) then
+  remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
+  C = nil
+end
+
+local V = { epoch = P[@p_epoch], chat = C, drafts = P[@p_drafts], bytes = P[@p_bytes] }
+if not C then V.tombstone = tombstone_of(fields[3]) end
+if fields[4] then
+  local R = open(fields[4])
+  if R[@r_since] >= now - SET[@outcomes_ttl] then V.remembered = R end
+end
+local index
+function V.messages()
+  if not index then index = V.chat and V.chat[@message_count] > 0 and read_messages(chat) or {} end
+  return index
+end
+
+local D = decide(V)
+
+local function forget_outcome() call('HDEL', PERSON, 'o:' .. operation, 'rd:' .. operation, 'rt:' .. operation) end
+
+local function text_of(prefix, length)
+  return length >= 0 and call('HGET', PERSON, prefix .. chat) or false
+end
+
+-- what gave way is read before it is overwritten
+local replaced_draft, replaced_title = false, false
+if D.replaced then
+  replaced_draft, replaced_title = D.replaced.draft or false, D.replaced.title or false
+  if replaced_draft == true then replaced_draft = call('HGET', PERSON, 'd:' .. chat) end
+  if replaced_title == true then replaced_title = call('HGET', PERSON, 't:' .. chat) end
+end
+
+local function keep()
+  if not operation then return end
+  if D.remember then
+    call('HSET', PERSON, 'o:' .. operation, pack(D.remember))
+    if replaced_draft then call('HSET', PERSON, 'rd:' .. operation, replaced_draft) end
+    if replaced_title then call('HSET', PERSON, 'rt:' .. operation, replaced_title) end
+    if call('RPUSH', OUTCOMES, now .. ' ' .. operation) > @OUTCOMES then
+      local oldest = string.match(call('LPOP', OUTCOMES), ' (.*)$')
+      if oldest ~= operation then call('HDEL', PERSON, 'o:' .. oldest, 'rd:' .. oldest, 'rt:' .. oldest) end
+    end
+  elseif D.forget then
+    forget_outcome()
+  end
+end
+
+if D.code ~= 'A' then
+  local winner = D.winner
+  if D.code == 'C' and operation and (D.remember or D.forget) then keep() end
+  if begun or D.remember or now - P[@p_seen] > 60000 then write_person(P) end
+  if D.code == 'C' then
+    local draft, title = false, false
+    if winner then draft, title = text_of('d:', winner[@draft_length]), text_of('t:', winner[@title_length]) end
+    return { pack({ 'C', D.reason, D.again or false, winner or false, D.tombstone or false }), draft, title }
+  end
+  return { pack({ D.code, D.what or false, D.limit or false }) }
+end
+
+-- everything that the decision says; nothing from here on may fail
+local A = D.record or false
+local start, start_tag = P[@p_end], P[@p_tag]
+if D.new_epoch then
+  begin_epoch(P)
+  start, start_tag = 0, P[@p_tag]
+  begun = true
+end
+if D.bury then bury(P, chat, D.deleted) end
+for _, entry in ipairs(D.entries or {}) do
+  append_entry(USER, entry[1] ~= 'erased' and chat or nil, entry[1], entry[2], CH.at)
+end
+local put = D.put
+if put then
+  spoil(P, chat)
+  if D.draft then
+    call('HSET', PERSON, 'd:' .. chat, D.draft)
+  elseif D.draft == false then
+    call('HDEL', PERSON, 'd:' .. chat)
+  end
+  if D.title then
+    call('HSET', PERSON, 't:' .. chat, D.title)
+  elseif D.title == false then
+    call('HDEL', PERSON, 't:' .. chat)
+  end
+  if D.messages then
+    write_messages(chat, D.messages)
+    if D.body then call('HSET', PERSON, 'b:' .. chat .. ':' .. W.id, D.body) end
+    if D.gone then drop_bodies(chat, D.gone) end
+  end
+  if D.due then mark_due(chat, put) end
+  put_chat(P, chat, put, C)
+end
+local slot = put or C
+if slot and by_client then
+  use_chat(P, chat, slot)
+  slot[@touched] = now
+  write_chat(chat, slot)
+end
+keep()
+-- What is told of the chat is read before it may be evicted: it may have become clean by this very change.
+local draft, title = false, false
+if A then draft, title = text_of('d:', A[@draft_length]), text_of('t:', A[@title_length]) end
+local message, body = D.message or D.touched or false, false
+if message then
+  body = call('HGET', PERSON, 'b:' .. chat .. ':' .. message[@m_id])
+  if not body and D.message and CH.kind == 'message' then body = ARGV[5] end -- one that only the store has
+end
+evict(P)
+
+local items = {}
+if D.items and #D.items > 0 then
+  local tag = ARGV[7]
+  for place, item in ipairs(D.items) do
+    items[place] = pack({ tag, item[1], item[1] ~= 'notice' and chat or false, item[2], item[3], CH.connection, CH.device, now })
+    call('RPUSH', LOG, items[place])
+  end
+  P[@p_end], P[@p_tag] = P[@p_end] + #items, tag
+  trim_log(P)
+end
+write_person(P)
+
+if #items > 0 or begun then
+  local payload
+  for _, process in ipairs(call('ZRANGEBYSCORE', WATCHING, now, '+inf')) do
+    if process ~= SET[@process] then
+      if not payload then
+        local large = (draft and #draft or 0) + (body and #body or 0) > @NOTICE
+        payload = pack({
+          USER, P[@p_epoch], start, start_tag, items, chat, not large and A or false, not large and draft, not large and title,
+          not large and message, not large and body, D.deleted or false,
+        })
+      end
+      call('PUBLISH', SET[@channel] .. process, payload)
+    end
+  end
+end
+
+return {
+  pack({
+    'A', D.version or 0, D.op or false, D.title_version or 0, D.title_op or false, D.messages_version or 0, D.at or false,
+    D.created or false, D.again or false, D.consumed or false, D.doomed or false, D.draft_lost or false, A, D.deleted or false,
+    message, D.message and true or false,
+    D.replaced and { D.replaced.version, D.replaced.op, D.replaced.title_version, D.replaced.title_op } or false,
+    P[@p_epoch], P[@p_end], P[@p_tag], start, start_tag, items,
+  }),
+  draft, title, body, replaced_draft, replaced_title,
+}

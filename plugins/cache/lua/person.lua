@@ -1,0 +1,256 @@
+-- What every script of a person shares: the keys, the time, the person's record, chats and their lives.
+-- The twin of memory_person.py and memory_state.py. A name behind an at sign is a place in a packed array; redis_layout.py puts its number there.
+-- KEYS are those of one person and of that person's shard, all in one slot; ARGV[1] the settings, ARGV[2] the user,
+-- ARGV[3] eight random hex digits.
+
+local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS, WATCHING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local DUE, WAITING, PARKED, SHARD, INDEX, VISITS, RELEASED = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local call, pack, open = redis.call, cmsgpack.pack, cmsgpack.unpack
+local SET, USER, RANDOM = open(ARGV[1]), ARGV[2], ARGV[3]
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000) + SET[@skew] -- milliseconds, of the server and nobody else
+
+-- the person -------------------------------------------------------------------------------------------------------------
+
+local function begin_epoch(P, after)
+  -- Epochs sort by their time, so a new one is later than every one that is known, even if a clock went back.
+  local at = now
+  if P[@p_epoch] then at = math.max(at, tonumber(string.sub(P[@p_epoch], 1, 12), 16) + 1) end
+  if after then at = math.max(at, tonumber(string.sub(after, 1, 12), 16) + 1) end
+  P[@p_epoch] = string.format('%012x', at) .. RANDOM
+  P[@p_base], P[@p_end], P[@p_base_tag], P[@p_tag] = 0, 0, '00000000', '00000000'
+  call('DEL', LOG)
+end
+
+local function read_person(raw)
+  -- The person's record, and whether an epoch had to be made.
+  local P = raw and open(raw)
+  local begun = false
+  if not P then
+    P = { false, 0, '00000000', 0, '00000000', 0, 0, 0, now, now, 0, 0 }
+  end
+  if not P[@p_epoch] or now - P[@p_seen] > SET[@events_ttl] then
+    begin_epoch(P)
+    begun = true
+  end
+  return P, begun
+end
+
+local function trim_log(P)
+  -- At most so many entries are kept; the tag of the last one that went is the tag of the log's beginning.
+  while P[@p_end] - P[@p_base] > SET[@events_kept] do
+    local gone = call('LPOP', LOG)
+    P[@p_base] = P[@p_base] + 1
+    P[@p_base_tag] = gone and open(gone)[@i_tag] or '00000000'
+  end
+end
+
+local function trim_log_by_age(P)
+  while P[@p_end] > P[@p_base] do
+    local oldest = call('LINDEX', LOG, 0)
+    if oldest and open(oldest)[@i_at] >= now - SET[@events_ttl] then return end
+    call('LPOP', LOG)
+    P[@p_base] = P[@p_base] + 1
+    P[@p_base_tag] = oldest and open(oldest)[@i_tag] or '00000000'
+  end
+end
+
+local function write_person(P)
+  P[@p_seen] = now
+  if P[@p_visit] == 0 then
+    P[@p_visit] = now + math.min(SET[@ttl], SET[@draft_ttl]) + 1000
+    call('ZADD', VISITS, P[@p_visit], USER)
+  end
+  call('HSET', PERSON, 'p', pack(P))
+end
+
+-- fill tokens ------------------------------------------------------------------------------------------------------------
+
+local function spoil(P, chat)
+  if now <= P[@p_tokens] then
+    local number = call('HGET', TOKENS, 'n')
+    if number then call('HSET', TOKENS, 's:' .. chat, number) end
+  end
+end
+
+local function holds_token(token, chat)
+  local found = call('HMGET', TOKENS, 't:' .. token .. ':' .. chat, 's:' .. chat)
+  if not found[1] then return false end
+  local number, ends = string.match(found[1], '^(%d+):(%d+)$')
+  return tonumber(ends) > now and (tonumber(found[2] or '0') < tonumber(number))
+end
+
+-- chats ------------------------------------------------------------------------------------------------------------------
+
+local function dirty(C)
+  return C[@version] > C[@stored_version] or C[@title_version] > C[@stored_title_version] or C[@undelivered] > 0
+end
+
+local function pinned(C)
+  return dirty(C) or C[@messages_version] == 0 or C[@doomed]
+end
+
+local function weight(C)
+  return 512 + math.max(C[@draft_length], 0) + math.max(C[@title_length], 0) + C[@message_bytes]
+end
+
+local function count(P, C, sign)
+  if pinned(C) then
+    P[@p_bytes] = P[@p_bytes] + sign * weight(C)
+    if C[@messages_version] == 0 then P[@p_drafts] = P[@p_drafts] + sign end
+  end
+end
+
+local function holds_entry(chat)
+  -- Whether the outbox has an entry of this chat, waiting or parked, for anybody.
+  local name = USER .. ':' .. chat
+  return #call('ZRANGEBYLEX', INDEX, '[' .. name .. '\31', '(' .. name .. '\32', 'LIMIT', 0, 1) > 0
+end
+
+local function ends_at(P, chat, C)
+  -- When the chat's life is over if nothing happens; nil for one that has no end.
+  if C[@messages_version] == 0 then
+    if C[@doomed] or holds_entry(chat) then return nil end
+    return math.max(C[@touched], P[@p_polled]) + SET[@draft_ttl]
+  end
+  if pinned(C) or holds_entry(chat) then return nil end
+  return C[@touched] + SET[@ttl]
+end
+
+local function over(P, chat, C)
+  if now - C[@touched] <= math.min(SET[@ttl], SET[@draft_ttl]) then return false end
+  local ends = ends_at(P, chat, C)
+  return ends ~= nil and ends < now
+end
+
+local function due_member(chat) return USER .. ':' .. chat end
+
+local function mark_due(chat, C)
+  if C[@due_first] == 0 then C[@due_first] = now + SET[@max_debounce] end
+  call('ZADD', DUE, math.min(C[@due_first], now + SET[@debounce]), due_member(chat))
+end
+
+local function read_messages(chat)
+  local raw = call('HGET', PERSON, 'm:' .. chat)
+  return raw and open(raw) or {}
+end
+
+local function write_messages(chat, messages)
+  if #messages == 0 then
+    call('HDEL', PERSON, 'm:' .. chat)
+  else
+    call('HSET', PERSON, 'm:' .. chat, pack(messages))
+  end
+end
+
+local function drop_bodies(chat, messages)
+  for _, message in ipairs(messages) do call('HDEL', PERSON, 'b:' .. chat .. ':' .. message[@m_id]) end
+end
+
+local function remove_chat(P, chat, C)
+  count(P, C, -1)
+  if C[@message_count] > 0 then drop_bodies(chat, read_messages(chat)) end
+  call('HDEL', PERSON, 'c:' .. chat, 'd:' .. chat, 't:' .. chat, 'm:' .. chat)
+  call('ZREM', ENDS, chat)
+  if C[@evictable] then call('ZREM', LRU, chat) end
+  if C[@due_first] ~= 0 then call('ZREM', DUE, due_member(chat)) end
+end
+
+local function let_go(P, chat, C)
+  -- The chat is not here any more, and a fill that began before does not bring it back.
+  spoil(P, chat)
+  remove_chat(P, chat, C)
+end
+
+local function settle_place(chat, C)
+  -- Whether the chat may be evicted, after it or its entries changed. The caller writes the chat.
+  if pinned(C) or holds_entry(chat) then
+    if C[@evictable] then
+      call('ZREM', LRU, chat)
+      C[@evictable] = false
+    end
+  else
+    call('ZADD', LRU, C[@used], chat)
+    C[@evictable] = true
+  end
+end
+
+local function write_chat(chat, C) call('HSET', PERSON, 'c:' .. chat, pack(C)) end
+
+local function put_chat(P, chat, C, before)
+  -- The chat is now this; `before` is what was here, or nil.
+  if before then
+    count(P, before, -1)
+  else
+    call('ZADD', ENDS, now + math.min(SET[@ttl], SET[@draft_ttl]), chat)
+  end
+  C[@touched] = now
+  count(P, C, 1)
+  settle_place(chat, C)
+  write_chat(chat, C)
+end
+
+local function use_chat(P, chat, C)
+  -- The chat is the most recently used one. The caller writes the chat.
+  P[@p_uses] = P[@p_uses] + 1
+  C[@used] = P[@p_uses]
+  if C[@evictable] then call('ZADD', LRU, C[@used], chat) end
+end
+
+local function read_chat(chat)
+  local raw = call('HGET', PERSON, 'c:' .. chat)
+  return raw and open(raw) or nil
+end
+
+local function evict(P)
+  -- Lets go of the least recently used clean chats over the limit. They are in the store.
+  local surplus = call('ZCARD', LRU) - SET[@active]
+  if surplus > 0 then
+    for _, chat in ipairs(call('ZRANGE', LRU, 0, surplus - 1)) do
+      local C = read_chat(chat)
+      if C then let_go(P, chat, C) else call('ZREM', LRU, chat) end
+    end
+  end
+end
+
+local function expire_some(P, most)
+  -- Lets go of what is over, looking at no more than `most` places. A touch costs nothing: its chat is looked at again.
+  local looked = call('ZRANGEBYSCORE', ENDS, '-inf', '(' .. now, 'LIMIT', 0, most)
+  for _, member in ipairs(looked) do
+    if string.sub(member, 1, 2) == 'x:' then
+      call('HDEL', PERSON, member)
+      call('ZREM', ENDS, member)
+    else
+      local C = read_chat(member)
+      if not C then
+        call('ZREM', ENDS, member)
+      elseif over(P, member, C) then
+        let_go(P, member, C)
+      else
+        local ends = ends_at(P, member, C) or (now + math.min(SET[@ttl], SET[@draft_ttl]))
+        call('ZADD', ENDS, math.max(ends, now + 1), member)
+      end
+    end
+  end
+  return #looked
+end
+
+local function tombstone_of(raw)
+  -- When the chat was deleted, in microseconds; nil without a tombstone or with one whose time is over.
+  if not raw then return nil end
+  local found = open(raw)
+  if found[2] >= now - SET[@tombstones_ttl] then return found[1] end
+  return nil
+end
+
+local function keep_reading(...)
+  -- A write that only prolongs a life: while the server has no room, or cannot save, reading goes on without it.
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    if not string.find(answer.err, 'OOM', 1, true) and not string.find(answer.err, 'MISCONF', 1, true) then
+      return error(answer.err)
+    end
+  end
+  return answer
+end

@@ -1,0 +1,171 @@
+"""The cache `redis`: shared by any number of sidecar processes on any number of hosts.
+
+Redis 7, Valkey, Dragonfly, or a Redis Cluster. docs/redis.md has the key layout, sizing, and what is lost when Redis is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from types import TracebackType
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+import structlog
+from pydantic import BaseModel, Field, SecretStr, field_validator
+
+from plugins.cache.memory_watch import Watchers
+from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_layout import Keys
+from plugins.cache.redis_leases import RedisLeases
+from plugins.cache.redis_link import Link
+from plugins.cache.redis_notices import Notices
+from plugins.cache.redis_outbox import RedisOutbox
+from plugins.cache.redis_server import Finding, inspect, refuse
+from plugins.cache.redis_settings import ScriptSettings
+from plugins.cache.redis_sweep import sweep
+from plugins.cache.redis_tails import Tails
+from sidecar import Cache, ChatId, ChatInDB, Page, Surroundings, Unavailable, UserHash, hookimpl
+
+log = structlog.get_logger("plugins.cache.redis")
+
+_AGAIN_SECONDS = 1.0
+
+
+class Redis:
+    """Chats, outbox and leases in Redis.
+
+    A server that answers and cannot be used refuses the start (`StartRefused`): one that may evict drafts, is too old, holds
+    another number of shards. One that does not answer is waited for: until it does every call says `Unavailable`.
+    """
+
+    api = 1
+
+    class Options(BaseModel, extra="forbid"):
+        url: SecretStr = Field(
+            default=SecretStr("redis://127.0.0.1:6379/0"),
+            description="redis://, rediss:// (TLS) or unix:// with user, password and database; of a cluster any node.",
+        )
+        cluster: bool = Field(default=False, description="The server is a Redis Cluster.")
+        shards: Annotated[int, Field(ge=1, le=4096)] = Field(
+            default=64,
+            description="Into how many parts persons are divided. It cannot be changed while there is anything in the cache.",
+        )
+        pool: Annotated[int, Field(ge=2, le=64)] = Field(
+            default=3,
+            description="Connections of a process to one server: one for changes, the others for everything else.",
+        )
+        timeout: Annotated[float, Field(ge=0.05, le=30)] = Field(
+            default=1.0,
+            description="Seconds that a call may take, waiting included, before it is answered `unavailable`.",
+        )
+        prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = Field(
+            default="sidecar",
+            description="What every key begins with; several projects on one server need different ones.",
+        )
+
+        @field_validator("url")
+        @classmethod
+        def _known_scheme(cls, value: SecretStr) -> SecretStr:
+            parts = urlsplit(value.get_secret_value())
+            if parts.scheme not in ("redis", "rediss", "unix"):
+                raise ValueError("write redis://host:6379/0, rediss:// for TLS, or unix:///path/to/redis.sock")
+            return value
+
+    def __init__(self, options: Options, surroundings: Surroundings) -> None:
+        self._options = options
+        process = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self._keys = Keys(options.prefix, options.shards)
+        self._settings = ScriptSettings(self._keys, process)
+        url = options.url.get_secret_value()
+        self._link = Link(url, cluster=options.cluster, timeout=options.timeout, pool=options.pool)
+        self._tails = Tails()
+        watchers = Watchers()
+        self._notices = Notices(self._link, self._keys, process, self._settings.packed, self._tails, watchers)
+        self._chats = RedisChats(self._link, self._settings, self._tails, self._notices, watchers)
+        outbox = RedisOutbox(self._link, self._settings, self._chats)
+        self._cache = Cache(self._chats, outbox, RedisLeases(self._link, self._settings))
+        self._stack = AsyncExitStack()
+        self._inspected = False
+        self._found: Sequence[Finding] = ()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._link)
+            try:
+                await self._inspect()
+            except Unavailable as error:
+                log.warning("redis_waited_for", reason=error.reason)
+                waiting = asyncio.get_running_loop().create_task(self._inspect_later())
+                stack.push_async_callback(_end, waiting)
+            await stack.enter_async_context(self._notices)
+            sweeping = asyncio.get_running_loop().create_task(
+                sweep(self._link, self._settings, self._chats, self._cache.leases)
+            )
+            stack.push_async_callback(_end, sweeping)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _inspect(self) -> None:
+        """Raises `StartRefused` and `Unavailable`."""
+        self._found = await inspect(self._link, self._keys)
+        refuse(self._found)
+        for finding in self._found:
+            log.warning("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
+        self._inspected = True
+
+    async def _inspect_later(self) -> None:
+        # What a server that was away at the start has to say is only told: the process serves already.
+        while True:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            try:
+                self._found = await inspect(self._link, self._keys)
+            except Unavailable:
+                continue
+            for finding in self._found:
+                log.error("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
+            self._inspected = True
+            return
+
+    @hookimpl
+    async def provide_cache(self) -> Cache:
+        return self._cache
+
+    @hookimpl
+    async def on_sync(self, user: UserHash, before: tuple[datetime, ChatId] | None, limit: int) -> Page[ChatInDB]:
+        """The chats that are here, newest first by change and id. `total` counts those that only the cache knows: drafts."""
+        found, more, drafts = await self._chats.here(user, before, limit)
+        return Page(items=[chat.in_db() for chat in found], more=more, total=drafts)
+
+    async def findings(self) -> Sequence[str]:
+        """For `doctor`: what is wrong with the server, each with what mends it. Raises `Unavailable`."""
+        return [f"{finding.says}: {finding.remedy}" for finding in await inspect(self._link, self._keys)]
+
+    def state(self) -> Mapping[str, Any]:
+        """For `/readyz`: whether Redis answers, and how this process fares with it."""
+        health = self._link.health
+        trouble = next((each.trouble for each in health.values() if each.trouble), "")
+        ok = self._inspected and not trouble and not any(finding.fatal for finding in self._found)
+        state: dict[str, Any] = {
+            "state": "ok" if ok else "unavailable",
+            "notices": self._notices.subscribed,
+            "calls": sum(each.calls for each in health.values()),
+            "round_trips": sum(each.batches for each in health.values()),
+        }
+        if trouble:
+            state["reason"] = trouble
+        return state
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,141 @@
+"""How the Redis cache lays things out: the places in packed arrays, the keys, and the scripts, which share both.
+
+Records are packed with MessagePack (in the scripts: `cmsgpack`). A script names a place by `@`: `C[@version]` is the place of
+`version` in `CHAT`. Numbers are made when the scripts are read, so the two sides cannot drift.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from zlib import crc32
+
+CHAT = (
+    *("epoch", "key", "created_at", "updated_at", "title_version", "title_op", "title_at", "title_device", "version"),
+    *("draft_op", "draft_state", "draft_at", "draft_device", "messages_version", "last_sequence"),
+    *("last_message_timestamp", "stored_version", "stored_title_version", "in_store", "doomed", "older"),
+    *("undelivered", "message_bytes", "draft_length", "title_length", "message_count", "touched", "used"),
+    *("draft_enqueued", "title_enqueued", "due_first", "evictable"),
+)
+"""A chat. Times of what a person sees are in microseconds, lives in milliseconds; a length of -1 is no text."""
+PERSON = (
+    *("p_epoch", "p_base", "p_base_tag", "p_end", "p_tag", "p_bytes", "p_drafts", "p_uses", "p_seen", "p_polled"),
+    *("p_visit", "p_tokens"),
+)
+MESSAGE = ("m_id", "m_sequence", "m_status", "m_at", "m_size", "m_place")
+"""A message in the index of its chat; its body stands beside it."""
+BODY = ("client_message_id", "role", "sender_name", "content")
+ITEM = ("i_tag", "i_kind", "i_chat", "i_version", "i_ref", "i_connection", "i_device", "i_at")
+ENTRY = ("e_user", "e_chat", "e_kind", "e_message", "e_at", "e_left")
+REMEMBERED = (
+    *("r_digest", "r_at", "r_accepted", "r_reason", "r_kind", "r_version", "r_op", "r_title_version", "r_title_op"),
+    *("r_messages_version", "r_message", "r_created", "r_consumed", "r_draft_lost", "r_replaced", "r_since"),
+)
+SETTINGS = (
+    *("skew", "process", "shard", "channel", "active", "ttl", "draft_ttl", "debounce", "max_debounce", "draft_chats"),
+    *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept"),
+)
+
+_NUMBERS = {
+    "FIELDS": len(CHAT),
+    "OUTCOMES": 100_000,  # outcomes kept of a person; the oldest goes first
+    "TOKENS": 20_000,
+    "NOTICE": 16 * 1024,  # bytes of text that a notice carries; what is larger is read
+    "SKEW": 86_400_000,  # how far ahead of ours, in milliseconds, the time of a cursor's epoch is believed
+    "PRESENCE": 60_000,  # milliseconds for which a process is written down as one that wants to hear of a person
+}
+_PLACES: dict[str, int] = {
+    name: place
+    for names in (CHAT, PERSON, MESSAGE, ITEM, ENTRY, REMEMBERED, SETTINGS)
+    for place, name in enumerate(names, 1)
+} | _NUMBERS
+
+_OF_A_PERSON = ("person",)
+_CHANGING = ("person", "entries", "burial")
+_OF_A_SHARD = ("shard", "entries")
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "commit": (*_CHANGING, "rule"),
+    "fill": _CHANGING,
+    "drop": _CHANGING,
+    "due": ("person", "entries"),
+    **dict.fromkeys(("read", "prepare", "events", "here", "sweep", "hurry"), _OF_A_PERSON),
+    **dict.fromkeys(("pending", "settle", "parked", "join", "positions", "forget", "hurry_all"), _OF_A_SHARD),
+    **dict.fromkeys(("lease", "look", "absent", "visits", "shards"), ()),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script as the server knows it."""
+
+    name: str
+    text: bytes
+    sha: bytes
+    """Hex SHA-1 of the text, by which EVALSHA names it."""
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of this name, put together of its parts."""
+    folder = files("plugins.cache") / "lua"
+    sources = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*_PARTS[name], name)]
+    text = re.sub(r"@(\w+)", lambda found: str(_PLACES[found[1]]), "\n".join(sources)).encode()
+    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+class Keys:
+    """The keys of persons and shards. The shard is the hash tag, so that all keys of a step lie in one slot."""
+
+    def __init__(self, prefix: str, shards: int) -> None:
+        self.prefix = prefix
+        self.shards = shards
+        self._shard = [self._shard_keys(number) for number in range(shards)]
+
+    def shard_of(self, user: str) -> int:
+        """By the hash of a hash: a person's shard stays as long as their number does."""
+        return crc32(user.encode()) % self.shards
+
+    def shard_of_lease(self, name: str) -> int:
+        """The lease on a shard's work lies in that shard, any other by the hash of its name."""
+        prefix, _, number = name.partition(":")
+        if prefix == "outbox" and number.isdigit() and int(number) < self.shards:
+            return int(number)
+        return crc32(name.encode()) % self.shards
+
+    def key(self, shard: int, name: str) -> bytes:
+        """`prefix:{shard}:name`."""
+        return f"{self.prefix}:{{{shard}}}:{name}".encode()
+
+    def person(self, user: str) -> tuple[bytes, ...]:
+        """The keys of a script of a person, in its order."""
+        shard = self.shard_of(user)
+        base = f"{self.prefix}:{{{shard}}}:"
+        due, waiting, parked, data, index, visits, released, _ = self._shard[shard]
+        return (
+            *(
+                f"{base}{name}:{user}".encode()
+                for name in ("person", "log", "outcomes", "tokens", "lru", "ends", "watching")
+            ),
+            *(due, waiting, parked, data, index, visits, released),
+        )
+
+    def outbox(self, shard: int) -> tuple[bytes, ...]:
+        """The keys of a script of a shard's outbox, in its order."""
+        due, waiting, parked, data, index, _, released, lease = self._shard[shard]
+        return (due, waiting, parked, data, index, released, lease)
+
+    def lease(self, name: str) -> tuple[int, tuple[bytes, ...]]:
+        """The shard of a lease, and the keys of its script."""
+        shard = self.shard_of_lease(name)
+        return shard, (self.key(shard, f"lease:{name}"), self.key(shard, "outbox"))
+
+    def visits(self, shard: int) -> bytes:
+        return self._shard[shard][5]
+
+    def _shard_keys(self, number: int) -> tuple[bytes, ...]:
+        names = ("due", "waiting", "parked", "outbox", "index", "visits", "released", f"lease:outbox:{number}")
+        return tuple(self.key(number, name) for name in names)

@@ -1,0 +1,139 @@
+"""What kind of server this is, and whether drafts are safe on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from plugins.cache.redis_lane import reason_of
+from plugins.cache.redis_layout import Keys
+from plugins.cache.redis_link import Link
+from sidecar import StartRefused, Unavailable
+
+_OLDEST = (7, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is wrong with the server."""
+
+    code: str
+    says: str
+    remedy: str
+    fatal: bool = False
+    """The start is refused."""
+
+
+def refuse(findings: Sequence[Finding]) -> None:
+    """Raises `StartRefused` with the first fatal finding."""
+    for finding in findings:
+        if finding.fatal:
+            raise StartRefused("cache", f"{finding.says}; {finding.remedy}")
+
+
+async def inspect(link: Link, keys: Keys) -> Sequence[Finding]:
+    """Asks every primary. Raises `Unavailable` when one cannot be asked."""
+    findings: dict[str, Finding] = {}
+    clients = await link.clients()
+    try:
+        for client in clients:
+            for finding in await _server(client):
+                findings.setdefault(finding.code, finding)
+    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
+        return [
+            Finding(
+                "credentials",
+                f"Redis refuses this user ({type(error).__name__})",
+                "set user and password in cache.options.url, or allow the user what docs/redis.md lists",
+                fatal=True,
+            )
+        ]
+    except BusyLoadingError as error:
+        raise Unavailable("cache", reason_of(error), retry_after=0.5) from None
+    except ResponseError as error:
+        if "NOAUTH" in str(error).upper() or "WRONGPASS" in str(error).upper():
+            return [Finding("credentials", "Redis wants a password", "set it in cache.options.url", fatal=True)]
+        raise Unavailable("cache", reason_of(error), retry_after=1.0) from None
+    except (RedisError, OSError, TimeoutError) as error:
+        raise Unavailable("cache", reason_of(error), retry_after=0.5) from None
+    finally:
+        for client in clients:
+            await client.aclose()
+    if not any(finding.fatal for finding in findings.values()):
+        shards = await _shards(link, keys)
+        if shards is not None:
+            findings[shards.code] = shards
+    return list(findings.values())
+
+
+async def _shards(link: Link, keys: Keys) -> Finding | None:
+    """The number of shards is written down by the first process; another number would look for persons in the wrong place."""
+    there = await link.run("shards", (f"{keys.prefix}:shards".encode(),), keys.shards)
+    if int(there) == keys.shards:
+        return None
+    return Finding(
+        "shards",
+        f"this cache was begun with {int(there)} shards and cache.options.shards is {keys.shards}",
+        f"write shards: {int(there)}, or another prefix for a cache of its own",
+        fatal=True,
+    )
+
+
+async def _server(client: Redis) -> Sequence[Finding]:
+    info: Mapping[str, Any] = await client.info()
+    found: list[Finding] = []
+    version = str(info.get("redis_version", "0"))
+    if _numbers(version) < _OLDEST and "dragonfly_version" not in info and "valkey_version" not in info:
+        found.append(Finding("version", f"Redis {version} is too old", "use Redis 7, Valkey or Dragonfly", fatal=True))
+    if str(info.get("role", "master")) not in ("master", "primary"):
+        found.append(
+            Finding("replica", "this Redis is a replica", "point cache.options.url at the primary", fatal=True)
+        )
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        found.append(
+            Finding(
+                "eviction",
+                f"Redis may drop drafts when it is full: maxmemory-policy is {policy}",
+                "set maxmemory-policy noeviction; the sidecar evicts by itself what the store has",
+                fatal=True,
+            )
+        )
+    if "dragonfly_version" not in info:
+        found += await _persistence(client, info)
+    return found
+
+
+async def _persistence(client: Redis, info: Mapping[str, Any]) -> Sequence[Finding]:
+    if str(info.get("aof_enabled", "0")) == "1":
+        if str(info.get("aof_last_write_status", "ok")) != "ok":
+            return [Finding("disk", "Redis could not write its append-only file", "look at its log and its disk")]
+        return []
+    try:
+        save = str((await client.config_get("save")).get("save", ""))
+    except RedisError:
+        return [
+            Finding(
+                "persistence",
+                "Redis keeps no append-only file, and whether it saves otherwise cannot be asked",
+                "set appendonly yes: accepted drafts and messages survive its restart then",
+            )
+        ]
+    says = "Redis saves from time to time only" if save.strip() else "Redis keeps nothing on disk"
+    remedy = "set appendonly yes: accepted drafts and messages survive its restart then"
+    return [Finding("persistence", says, remedy)]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

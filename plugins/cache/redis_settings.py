@@ -1,0 +1,53 @@
+"""What the scripts need to know at every call, packed once."""
+
+from __future__ import annotations
+
+from plugins.cache.redis_layout import Keys
+from plugins.cache.redis_records import pack
+from sidecar import Limits
+
+
+class ScriptSettings:
+    """The core's limits, this process, and the shard. `skew` moves the scripts' clock, for tests of lifetimes."""
+
+    def __init__(self, keys: Keys, process: str) -> None:
+        self.keys = keys
+        self.process = process
+        self._limits = Limits()
+        self._skew = 0
+        self._packed: dict[int, bytes] = {}
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._packed.clear()
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the scripts' clock is ahead of the server's."""
+        return self._skew / 1000
+
+    @skew.setter
+    def skew(self, seconds: float) -> None:
+        self._skew = round(seconds * 1000)
+        self._packed.clear()
+
+    def packed(self, shard: int) -> bytes:
+        """The settings in the order of `redis_layout.SETTINGS`."""
+        packed = self._packed.get(shard)
+        if packed is None:
+            limits = self._limits
+            times = (limits.ttl, limits.draft_ttl, limits.debounce, limits.max_debounce)
+            packed = self._packed[shard] = pack(
+                [
+                    *(self._skew, self.process, str(shard), f"{self.keys.prefix}:notice:", limits.active),
+                    *(round(seconds * 1000) for seconds in times),
+                    *(limits.draft_chats, limits.bytes, limits.events_kept, round(limits.events_ttl * 1000)),
+                    *(round(limits.tombstones_ttl * 1000), round(limits.outcomes_ttl * 1000), limits.messages_kept),
+                ]
+            )
+        return packed

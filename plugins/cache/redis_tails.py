@@ -1,0 +1,124 @@
+"""What this process knows of the logs of its connected persons without asking: the ends, and the newest entries.
+
+Every step tells where in the log it stands. A step that follows the one before is appended to a tail, one that does not
+shows a gap, and the log in Redis is asked. So a notice that was lost, came twice or came late costs a question and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from plugins.cache.redis_changes import Step
+from sidecar import ChatId, ChatInCache, Cursor, Deleted, Fresh, Item, UserHash
+
+_KEPT = 256
+"""Entries of a tail; a feed that lags more asks the log."""
+
+
+@dataclass(slots=True)
+class _Tail:
+    start: Cursor
+    end: Cursor
+    items: list[Item] = field(default_factory=list)
+    records: dict[ChatId, ChatInCache | Deleted] = field(default_factory=dict)
+
+
+class Tails:
+    """The tails of the persons that are followed. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._followed: dict[UserHash, int] = {}
+        self._heads: dict[UserHash, Cursor] = {}
+        self._tails: dict[UserHash, _Tail] = {}
+
+    @property
+    def followed(self) -> list[UserHash]:
+        return list(self._followed)
+
+    def follow(self, user: UserHash) -> bool:
+        """Somebody wants to hear of this person; True for the first."""
+        self._followed[user] = self._followed.get(user, 0) + 1
+        return self._followed[user] == 1
+
+    def unfollow(self, user: UserHash) -> bool:
+        """True when nobody wants to hear of this person any more."""
+        left = self._followed.get(user, 0) - 1
+        if left > 0:
+            self._followed[user] = left
+            return False
+        self._followed.pop(user, None)
+        self._heads.pop(user, None)
+        self._tails.pop(user, None)
+        return True
+
+    def follows(self, user: UserHash) -> bool:
+        return user in self._followed
+
+    def saw(self, user: UserHash, head: Cursor) -> bool:
+        """The log ends there, as Redis said; whether that is news."""
+        if user not in self._followed or self._heads.get(user) == head:
+            return False
+        self._heads[user] = head
+        return True
+
+    def grown(self, user: UserHash, after: Cursor) -> bool:
+        """Whether the log may go on behind `after`, which is where whoever asks stands: what came before it was told."""
+        tail = self._tails.get(user)
+        if tail is not None and tail.end == after:
+            del self._tails[user]
+        head = self._heads.get(user)
+        return head is None or head != after
+
+    def add(self, user: UserHash, step: Step) -> None:
+        """A step of this person's log, of this process or as another told it."""
+        if user not in self._followed:
+            return
+        head = self._heads.get(user)
+        tail = self._tails.get(user)
+        if tail is not None and step.epoch == tail.end.epoch and step.end.offset <= tail.end.offset:
+            return  # a notice that came twice, or late
+        if head is None or head.epoch != step.epoch or head.offset < step.end.offset:
+            self._heads[user] = step.end
+        if tail is None or tail.end != step.start:
+            if tail is not None and tail.end.epoch == step.epoch and tail.items:
+                return  # a gap: what is here goes on to be told, and then the log is asked
+            tail = self._tails[user] = _Tail(step.start, step.start)
+        tail.items.extend(step.items)
+        tail.end = step.end
+        self._keep(tail, step)
+        if len(tail.items) > _KEPT:
+            del self._tails[user]
+
+    @staticmethod
+    def _keep(tail: _Tail, step: Step) -> None:
+        chats = {item.chat_id for item in step.items if item.chat_id is not None}
+        record = step.record
+        for chat_id in chats:
+            if record is None:
+                tail.records.pop(chat_id, None)  # an older one would tell the entry wrongly
+                continue
+            before = tail.records.get(chat_id)
+            if isinstance(before, ChatInCache) and isinstance(record, ChatInCache) and before.messages:
+                named = {message.id: message for message in (*before.messages, *record.messages)}
+                record = record.having(messages=tuple(named.values()))
+            tail.records[chat_id] = record
+
+    def behind(self, user: UserHash, after: Cursor, limit: int) -> Fresh | None:
+        """The entries behind `after`, where they are here; None: the log has to be asked."""
+        tail = self._tails.get(user)
+        if tail is None or not tail.items:
+            return None
+        if after == tail.start:
+            skipped = 0
+        else:
+            skipped = after.offset - tail.start.offset
+            if after.epoch != tail.end.epoch or not 0 < skipped < len(tail.items):
+                return None
+            if tail.items[skipped - 1].tag != after.tag:
+                return None
+        items = tuple(tail.items[skipped : skipped + limit])
+        head = Cursor(tail.end.epoch, items[-1].offset, items[-1].tag)
+        records = dict(tail.records)
+        if head == tail.end:
+            del self._tails[user]  # told: whoever asks for them again asks the log
+        return Fresh(items, head, records)

@@ -1,0 +1,67 @@
+"""The fixtures of the real servers, for `tests/conftest.py`.
+
+A shared server is started once per pytest worker, by the first test that wants it, and handed to each test empty. What a test
+does to a server itself (kill, pause, CONFIG SET) it does to one of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.services.programs import Missing, find_redis, find_strace
+from tests.services.redis_server import RedisServer, Setting
+
+StartRedis = Callable[..., Awaitable[RedisServer]]
+
+
+@pytest.fixture(scope="session")
+def _redis_program() -> None:
+    """Skips by name where there is no redis-server; with CI=true that is a failure."""
+    try:
+        find_redis()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """The path of strace; skips by name where there is none."""
+    try:
+        return find_strace()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _shared_redis(_redis_program: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
+    async with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis_server(_shared_redis: RedisServer) -> AsyncIterator[RedisServer]:
+    """An empty redis-server, that this test shares with those before and after it. Nothing of it is kept on disk."""
+    await _shared_redis.clean()
+    before = await _shared_redis.settings()
+    yield _shared_redis
+    assert _shared_redis.running, "a test that ends its server wants one of its own: start_redis"
+    assert await _shared_redis.settings() == before, "a test that changes its server wants one of its own: start_redis"
+
+
+@pytest.fixture
+async def start_redis(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartRedis]:
+    """Starts servers of the test's own: `server = await start_redis(appendonly=True, appendfsync="always")`."""
+    async with AsyncExitStack() as servers:
+        number = 0
+
+        async def start(*, under: Sequence[str] = (), **config: Setting) -> RedisServer:
+            nonlocal number
+            number += 1
+            return await servers.enter_async_context(RedisServer(tmp_path / f"redis-{number}", under=under, **config))
+
+        yield start

@@ -1,0 +1,184 @@
+"""A real redis-server of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import redis as redis_py
+from redis.asyncio import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.retry import Retry
+
+from tests.services.ports import HOST, ReservedPort
+from tests.services.process import ServiceProcess
+from tests.services.programs import find_redis
+
+Setting = str | int | bool
+
+_UNLESS_TOLD: dict[str, Setting] = {"save": "", "appendonly": False, "maxmemory_policy": "noeviction"}
+
+
+def _line(name: str, value: Setting) -> str:
+    text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return f"{name.replace('_', '-')} {text or chr(34) * 2}\n"
+
+
+class RedisServer:
+    """`async with RedisServer(folder, appendonly=True, appendfsync="always") as server`: a redis-server on a port of its own.
+
+    Any directive of redis.conf is an argument, with `_` for `-`; without any it keeps nothing on disk. The object can
+    be stopped, killed, paused and started again, with the same port and files, any number of times; leaving the context kills
+    it. It is bound to no event loop, but is started from the main thread only.
+    """
+
+    def __init__(self, folder: Path, *, under: Sequence[str] = (), **config: Setting) -> None:
+        """`under`: a command that runs the server, with its arguments, such as strace -D or faketime; the pid must stay the server's."""
+        self.folder = folder
+        self.config = {**_UNLESS_TOLD, **config}
+        self._under = under
+        self._ports: list[ReservedPort] = []
+        self._process: ServiceProcess
+
+    # -- where it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return HOST
+
+    @property
+    def port(self) -> int:
+        return self._ports[0].number
+
+    @property
+    def url(self) -> str:
+        """For redis-py's `from_url` and for the sidecar's `cache.redis`."""
+        password = self.config.get("requirepass")
+        return f"redis://{f':{password}@' if password else ''}{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, paused or not."""
+        return self._process.running
+
+    @property
+    def log(self) -> str:
+        """What it wrote since it was first started."""
+        path = self.folder / "redis.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # -- its life ------------------------------------------------------------------------------------------------------
+
+    def _reserve_port(self) -> int:
+        self._ports.append(ReservedPort())
+        return self._ports[-1].number
+
+    def _directives(self) -> dict[str, Setting]:
+        """What the server is told beside `config`; asked for once, before the first start."""
+        return {"bind": self.host, "port": self._reserve_port(), "dir": str(self.folder)}
+
+    async def __aenter__(self) -> Self:
+        program = find_redis()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            path = self.folder / "redis.conf"
+            path.write_text("".join(_line(*each) for each in {**self.config, **self._directives()}.items()))
+            self._process = ServiceProcess(
+                [*self._under, program.path, str(path)], folder=self.folder, log=self.folder / "redis.log"
+            )
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if hasattr(self, "_process"):
+            self._process.kill()
+        while self._ports:
+            self._ports.pop().close()
+
+    async def start(self, *, wait: bool = True) -> None:
+        """Starts it, the first time or again: same port, and the data that it kept. Returns when it answers.
+
+        `wait=False` returns at once: it may still be loading, or end by itself.
+        """
+        self._process.start()
+        if wait:
+            await asyncio.to_thread(self._until_it_answers)
+
+    def _until_it_answers(self, patience: float = 60) -> None:
+        until = time.monotonic() + patience
+        once = Retry(NoBackoff(), 0)
+        with redis_py.Redis(self.host, self.port, socket_timeout=5, retry=once) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except (AuthenticationError, NoPermissionError):
+                    return  # it answers; who may ask is the test's business
+                except redis_py.RedisError as error:
+                    if not self.running or time.monotonic() > until:
+                        raise AssertionError(f"redis-server did not start: {error}\n{self.log}") from error
+                time.sleep(0.005)
+
+    async def stop(self) -> int:
+        """SIGTERM, as an orderly host does it: it finishes its files and goes. Its exit status."""
+        return await self._process.stop()
+
+    async def exited(self, patience: float = 20) -> int:
+        """Waits until it has gone by itself; its exit status."""
+        return await self._process.exited(patience)
+
+    def kill(self) -> None:
+        """kill -9. What it had not given to the kernel is lost."""
+        self._process.kill()
+
+    async def restart(self) -> None:
+        """An orderly stop, and a start."""
+        await self.stop()
+        await self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, requests pile up, nothing is answered."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        """SIGCONT: it answers all that piled up."""
+        self._process.resume()
+
+    # -- talking to it -------------------------------------------------------------------------------------------------
+
+    def client(self, **options: Any) -> Redis:
+        """A client for the running loop: `async with server.client() as redis`."""
+        return Redis.from_url(self.url, **options)
+
+    async def cli(self, *command: str | bytes | int | float) -> Any:
+        """One command over a connection of its own, as redis-cli would: `await server.cli("CLIENT", "PAUSE", 500)`. Texts are str."""
+        async with self.client(decode_responses=True, single_connection_client=True, socket_timeout=10) as client:
+            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def info(self, *sections: str) -> dict[str, Any]:
+        """What INFO says, by name."""
+        async with self.client(decode_responses=True) as client:
+            told: dict[str, Any] = await client.info(*sections)
+            return told
+
+    async def clean(self) -> None:
+        """Empties it: keys, scripts, statistics."""
+        for command in (("FLUSHALL", "SYNC"), ("SCRIPT", "FLUSH", "SYNC"), ("CONFIG", "RESETSTAT")):
+            await self.cli(*command)
+
+    async def settings(self) -> dict[str, str]:
+        """All that can be set while it runs, as it is now."""
+        async with self.client(decode_responses=True) as client:
+            told: dict[str, str] = await client.config_get("*")
+            return told

@@ -1,0 +1,89 @@
+"""`make services` installs what is missing where it may, starts no service, and says what it could not do."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.services import install
+
+_APT_GET = """#!/bin/sh
+echo "$@" >> {folder}/asked
+case "$*" in *update*) exit 0;; esac
+/bin/cp {folder}/policy-rc.d {folder}/policy-then
+test {status} = 0 || exit {status}
+printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
+printf '#!/bin/sh\\n' > {folder}/strace
+/bin/chmod +x {folder}/redis-server {folder}/strace
+"""
+
+
+class Machine:
+    """Root's, with a stand-in for apt-get, and neither redis-server nor strace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.policy = folder / "policy-rc.d"
+
+    def give_apt_get(self, *, status: int = 0) -> None:
+        path = self.folder / "apt-get"
+        path.write_text(_APT_GET.format(folder=self.folder, status=status))
+        path.chmod(0o755)
+
+    @property
+    def asked(self) -> list[str]:
+        path = self.folder / "asked"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SIDECAR_TEST_REDIS", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    made = Machine(tmp_path)
+    monkeypatch.setattr(install, "_POLICY", made.policy)
+    return made
+
+
+def test_what_is_missing_is_installed_once_and_nothing_is_started(
+    machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.give_apt_get()
+    assert install.main() == 0
+    assert "skipped" not in capsys.readouterr().err
+    assert [line.split()[3:] for line in machine.asked] == [
+        ["update"],
+        ["install", "-y", "--no-install-recommends", "redis-server", "strace"],
+    ]
+    assert (machine.folder / "policy-then").read_text().endswith("exit 101\n")
+    assert not machine.policy.exists()
+    assert install.main() == 0
+    assert len(machine.asked) == 2
+
+
+def test_a_policy_that_is_there_stays(machine: Machine) -> None:
+    machine.give_apt_get()
+    machine.policy.write_text("the administrator's own")
+    install.main()
+    assert machine.policy.read_text() == (machine.folder / "policy-then").read_text() == "the administrator's own"
+
+
+@pytest.mark.parametrize("why", ["not root", "no apt-get", "apt-get fails"])
+def test_where_it_cannot_install_it_says_what_will_be_skipped(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    if why != "no apt-get":
+        machine.give_apt_get(status=100)
+    if why == "not root":
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert install.main() == 0
+    told = capsys.readouterr().err
+    assert "No redis-server on PATH" in told
+    assert "No strace on PATH" in told
+    assert ("that failed" in told) == (why == "apt-get fails")
+    assert not machine.policy.exists()
+    assert bool(machine.asked) == (why == "apt-get fails")
