@@ -13,6 +13,9 @@ from aiohttp import web
 from sidecar.errors import StartRefused
 from sidecar.server.masks import Masks
 
+BACKLOG = 4096
+"""Connections that the kernel may hold until they are accepted, up to its own limit. Beyond it a client believes itself connected
+and hears nothing: after a restart thousands come within a second."""
 _HANDSHAKE_SECONDS = 5.0
 _HALF_OPEN = 4096
 """TCP connections without a whole request that may be open at once; one more, and the oldest of them goes."""
@@ -68,7 +71,7 @@ def _bound(host: str, port: int, *, shared: bool, listening: bool) -> socket.soc
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)  # what is accepted inherits it
         bound.bind((host, port))
         if listening:
-            bound.listen(1024)
+            bound.listen(BACKLOG)
         bound.setblocking(False)
     except BaseException:
         bound.close()

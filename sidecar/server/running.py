@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -35,7 +36,7 @@ from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
-from sidecar.server.listening import Handshakes, bind, incoming_of, url_of
+from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, url_of
 from sidecar.server.operators import operators_socket
 from sidecar.server.siblings import Siblings, answering_siblings
 from sidecar.server.supervisor import Reread, supervise
@@ -208,13 +209,10 @@ async def _listen(
 ) -> Callable[[], None]:
     health = Health(context, siblings)
 
-    async def socket_route(request: web.Request) -> web.StreamResponse:
-        return await serve_socket(context, request)
-
     async def metrics(_: web.Request) -> web.Response:
         return await health.metrics_response()
 
-    routes = [web.get("/ws", socket_route, allow_head=False), *health.routes()]
+    routes = [web.get("/ws", partial(serve_socket, context), allow_head=False), *health.routes()]
     stop_accepting = await _accept(stack, listener, routes)
     port = assignment.metrics_port if assignment is not None else context.config.server.metrics_port
     if port is not None:
@@ -257,6 +255,6 @@ async def _accept(stack: AsyncExitStack, listener: socket.socket, routes: list[w
         raise AssertionError("a runner that was set up has its server")
     handshakes = Handshakes()
     handshakes.make = runner.server
-    server = await asyncio.get_running_loop().create_server(handshakes, sock=listener)
+    server = await asyncio.get_running_loop().create_server(handshakes, sock=listener, backlog=BACKLOG)
     stack.callback(server.close)
     return server.close

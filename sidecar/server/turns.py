@@ -22,12 +22,14 @@ class Turn:
 
     __slots__ = ("_expired", "_expiry", "_task", "done", "over", "read_on")
 
-    def __init__(self, task: asyncio.Task[None], read_on: Callable[[], None]) -> None:
-        """`task`: the one whose turn it is; `read_on` lets another one read."""
+    def __init__(self, read_on: Callable[[], None]) -> None:
+        """Made by the task whose turn it is; `read_on` lets another one read."""
         self.read_on = read_on
         self.done = True
         """Nothing is being worked on in this turn."""
         self.over = False
+        task = asyncio.current_task()
+        assert task is not None, "a reader is a task"  # noqa: S101  # for the type checker
         self._task = task
         self._expiry: asyncio.TimerHandle | None = None
         self._expired = False

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 
 from plugins.cache.memory import Memory
+from plugins.cache.redis import Redis
 from sidecar.plugin_entry import Surroundings
 from sidecar.slots.cache import Cache
 from sidecar.testing.cache import CacheContract
+from tests.services.fixtures import StartRedis
 
 
 class _Clock:
@@ -55,3 +58,22 @@ class TestMemoryWithoutJournal(TestMemory):
     def _no_files(self, tmp_path: Path) -> Iterator[None]:
         yield
         assert list(tmp_path.iterdir()) == []
+
+
+class TestRedis(CacheContract):
+    """The Redis cache on a real server, whose clock the scripts are told to be ahead of."""
+
+    @pytest_asyncio.fixture
+    async def cache(self, start_redis: StartRedis, tmp_path: Path) -> AsyncIterator[Cache]:
+        self._server = await start_redis()
+        self._plugin = Redis(
+            Redis.Options(url=SecretStr(self._server.url), shards=1), Surroundings(tmp_path, "127.0.0.1")
+        )
+        async with self._plugin:
+            yield await self._plugin.provide_cache()
+
+    async def travel(self, seconds: float) -> None:
+        self._plugin._settings.skew += seconds
+
+    async def break_backend(self) -> None:
+        self._server.kill()

@@ -21,6 +21,7 @@ from plugins.cache.memory_person import Person
 from plugins.cache.memory_state import State
 from sidecar import ChatId, ChatInCache, Deleted, KeyReference, UserHash
 from sidecar.changes import AddMessage, Change, Decision, Limits, PutDraft, PutTitle, Replaced, Restore, View
+from sidecar.chats import Found
 from sidecar.cursors import Item
 from sidecar.parts import Parts
 from sidecar.rule.restoring import restore
@@ -138,9 +139,11 @@ def events_are_dropped(patch: Patch) -> None:
     event_frames = sidecar.events.event_frames
     count = 0
 
-    async def some(parts: Parts, user: UserHash, epoch: str, items: Sequence[Item]) -> list[bytes | None]:
+    async def some(
+        parts: Parts, user: UserHash, epoch: str, items: Sequence[Item], records: Mapping[ChatId, Found]
+    ) -> list[bytes | None]:
         nonlocal count
-        frames = await event_frames(parts, user, epoch, items)
+        frames = await event_frames(parts, user, epoch, items, records)
         for place in range(len(frames)):
             count += 1
             if count % 5 == 0:

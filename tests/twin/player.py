@@ -38,7 +38,7 @@ class Player:
     def __init__(self, pair: Pair, user: UserHash, seed: int) -> None:
         self.pair = pair
         self.user = user
-        self.chance = Random(seed)  # noqa: S311
+        self.chance = Random(seed)
         self.played = 0
         self._sent: list[Change] = []
         self._generation = 0

@@ -7,11 +7,14 @@ and longer play: `TWIN_CHANGES=1000000 TWIN_SEED=7 .venv/bin/pytest -n 2 tests/t
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from plugins.cache.redis_layout import CHAT, SETTINGS, Script, script
 from plugins.cache.redis_link import Link
 from sidecar.ids import hash_user
 from tests.services.redis_server import RedisServer
@@ -41,3 +44,60 @@ async def test_the_script_decides_as_the_rule_does(number: int, redis_server: Re
 
         played = await asyncio.gather(*(one(person) for person in range(PERSONS)))
     assert sum(played) >= each * PERSONS
+
+
+MUTATIONS = {
+    "a version that does not rise": ("A[V] = B[V] + 1", "A[V] = B[V]"),
+    "any base will do": ("if W.base < B[V] or", "if false and W.base < B[V] or"),
+    "a tombstone that nobody looks at": ("if V.tombstone then return conflict", "if false then return conflict"),
+    "a token that always holds": ("return CH.token and holds_token(CH.token, CH.chat)", "return true"),
+    "a message that is sent twice": (
+        "if place then return messages[place] end",
+        "if false then return messages[place] end",
+    ),
+    "a quota that is never reached": ("if growth > 0 and", "if false and"),
+    "a draft that a message leaves": ("return A, true, replaced", "return A, false, replaced"),
+    "a repeat that is carried out again": ("if D then return D end\n  D = first_time(V)", "D = first_time(V)"),
+    "an eviction of more than one": ("if surplus > 0 then", "if surplus > -1 then"),
+    "entries that outlive their chat": ("{ deleted = true })\n", "{ deleted = true, message = true })\n"),
+    "a log that is never trimmed": ("> SET[LIMIT] do", "> 1e9 do"),
+}
+"""What the play must notice. Places in packed arrays are written as the finished script has them."""
+
+
+def _mutated(wanted: tuple[str, str]) -> Callable[[str], Script]:
+    old, new = (_numbered(text) for text in wanted)
+
+    def changed(name: str) -> Script:
+        made = script(name)
+        text = made.text.decode()
+        if name != "commit":
+            return made
+        assert old in text, old
+        text = text.replace(old, new)
+        return Script(name, text.encode(), hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
+
+    return changed
+
+
+def _numbered(text: str) -> str:
+    return text.replace("[V]", f"[{CHAT.index('version') + 1}]").replace(
+        "[LIMIT]", f"[{SETTINGS.index('events_kept') + 1}]"
+    )
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+async def test_the_play_notices(
+    name: str, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A play that notices nothing would be worth nothing."""
+    monkeypatch.setattr("plugins.cache.redis_link.script", _mutated(MUTATIONS[name]))
+    async with Link(redis_server.url, cluster=False, timeout=30, pool=2) as link:
+
+        async def one(person: int) -> None:
+            user = hash_user(f"person {person}")
+            pair = await Pair.begin(user, await memory_cache(tmp_path), redis_cache(link, f"mutation-{person}"))
+            await Player(pair, user, seed=person).play(600)
+
+        told = await asyncio.gather(*(one(person) for person in range(12)), return_exceptions=True)
+    assert any(isinstance(each, AssertionError) for each in told), told

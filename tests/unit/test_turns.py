@@ -30,9 +30,7 @@ async def _frame(all_: Turns, turn: Turn, waits: float) -> str:
 
 
 def _turn(read_on: list[str]) -> Turn:
-    task = asyncio.current_task()
-    assert task is not None
-    return Turn(task, lambda: read_on.append("read on"))
+    return Turn(lambda: read_on.append("read on"))
 
 
 async def test_a_frame_that_waits_for_nothing_ends_no_turn() -> None:
