@@ -52,8 +52,9 @@ class Log:
 
     def append(self, now: float, item: Item) -> None:
         """`item.offset` follows the end."""
-        if item.offset != self.end + 1:
-            if item.offset <= self.end:
+        end = self.base + len(self._items)
+        if item.offset != end + 1:
+            if item.offset <= end:
                 return  # read a second time, from an overlap of two generations
             self._items = ()
             self.base, self.base_tag = item.offset - 1, BEGINNING_TAG

@@ -230,8 +230,7 @@ class Socket:
     async def _answer(self, frame: ClientFrame, turn: Turn) -> None:
         started = time.perf_counter()
         parts, connection = self._context.parts, self._connection
-        if turn.over:
-            turn.limit()
+        turn.limit()
         try:
             if isinstance(frame.payload, AuthRefresh):
                 result = await self._refresh(frame.payload)
@@ -246,8 +245,7 @@ class Socket:
             self._error(wire_error(TimeoutError(), frame.type), frame.id)
             return
         finally:
-            if turn.over:
-                turn.unlimit()
+            turn.unlimit()
         cursor, told = result.cursor, True
         if cursor is not None:
             result.payload["cursor"] = str(cursor)
