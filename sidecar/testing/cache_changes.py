@@ -198,11 +198,11 @@ class ChangesContract(CacheBackend):
         """T52: a chat whose life has ended frees its place, whatever change comes by first."""
         if not self.can_travel:
             pytest.skip("this backend's time cannot be moved")
-        cache.chats.limits = Limits(draft_chats=2, draft_ttl=100, ttl=100)
+        cache.chats.limits = Limits(draft_chats=2, draft_ttl=10, ttl=10)
         alice = Writer(cache)
         for name in ("one", "two"):
             await alice.draft("a", chat=name)
-        await self.travel(300)
+        await self.travel(15)
         assert (await alice.conflict(PutTitle(sealed("t"), 1), "three")).reason == "missing"
         for name in ("four", "five"):
             await alice.draft("a", chat=name)
