@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workers import PRIVATE, Supervised, supervised
+from tests.integration.workers import PRIVATE, Supervised, get, supervised
 from tests.integration.world import until
 from tests.process import SidecarProcess
 
@@ -104,6 +105,18 @@ async def test_a_worker_that_does_not_come_back_is_tried_again_while_others_serv
         )
         process.signal(signal.SIGTERM)
         assert await process.exit() == 0
+
+
+async def test_a_worker_that_is_still_starting_is_dealt_nobody(supervised: Supervised, tmp_path: Path) -> None:
+    """The others answer everybody meanwhile; what the kernel had dealt it would have to wait."""
+    async with supervised(auth=doomed("slow", spared=3)) as process:
+        killed = process.workers()[0].pid
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: starts(tmp_path) == 4)
+        for _ in range(30):
+            async with asyncio.timeout(2):
+                assert (await get(process, "/livez"))[0] == 200
+        assert all(each.pid != killed for each in process.workers())
 
 
 @pytest.mark.parametrize("shared", [False, True])
