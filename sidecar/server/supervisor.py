@@ -147,10 +147,14 @@ class _Supervisor:
         if self._over:
             return False
         if new is None or not new.ready:
-            log.error("worker_not_replaced", worker=place.number, reason="its successor did not start, so it goes on")
+            log.error(
+                "worker_not_replaced", worker=place.number, reason="its successor did not start; the others go on"
+            )
             if new is not None:
                 new.kill()
             place.successor = None
+            if place.process is None and place.due is None:
+                place.due = time.monotonic() + place.restarts.died(0.0)  # it was dead before, and is tried again
             return False
         place.process, place.successor = new, None
         if old is not None and not old.ended:

@@ -98,6 +98,11 @@ async def test_a_worker_that_does_not_come_back_is_tried_again_while_others_serv
         await until(lambda: len(deaths(process)) >= 3)
         assert deaths(process)[:3] == ["SIGKILL", "3", "3"]
         assert {*others} <= {each.pid for each in process.workers()}
+        process.signal(signal.SIGHUP)  # which is no end of it
+        await until(lambda: any(line["event"] == "worker_not_replaced" for line in process.lines()))
+        died = len(deaths(process))
+        await until(lambda: len(deaths(process)) > died, 30)
+        assert {*others} <= {each.pid for each in process.workers()}
         process.write_config(auth=doomed("refused", spared=1000))
         process.signal(signal.SIGHUP)
         await until(
