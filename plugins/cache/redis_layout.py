@@ -41,7 +41,6 @@ SETTINGS = (
 )
 
 _NUMBERS = {
-    "FIELDS": len(CHAT),
     "OUTCOMES": 100_000,  # outcomes kept of a person; the oldest goes first
     "TOKENS": 20_000,
     "NOTICE": 16 * 1024,  # bytes of text that a notice carries; what is larger is read
@@ -54,8 +53,11 @@ _PLACES: dict[str, int] = {
     for place, name in enumerate(names, 1)
 } | _NUMBERS
 
+ALONE = frozenset({"commit_text", "commit_restore"})
+"""Changes that append nothing to the outbox."""
 _OF_A_PERSON = ("person",)
-_CHANGING = ("person", "entries", "burial")
+_ENTRIES = ("outbox_keys", "entries")
+_CHANGING = ("person", *_ENTRIES, "burial")
 COMMITS: Mapping[str, str] = {
     **dict.fromkeys(("draft", "title"), "commit_text"),
     "restore": "commit_restore",
@@ -67,11 +69,11 @@ _OF_A_SHARD = ("shard", "entries")
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "commit_text": ("person", "rule", "rule_texts", "commit"),
     "commit_restore": ("person", "rule", "rule_restore", "commit"),
-    "commit_message": ("person", "entries", "rule_index", "rule", "rule_messages", "commit"),
+    "commit_message": ("person", *_ENTRIES, "rule_index", "rule", "rule_messages", "commit"),
     "commit_own": (*_CHANGING, "rule_index", "rule", "rule_own", "commit"),
     "fill": _CHANGING,
     "drop": _CHANGING,
-    "due": ("person", "entries"),
+    "due": ("person", *_ENTRIES),
     **dict.fromkeys(("read", "prepare", "events", "here", "sweep", "hurry"), _OF_A_PERSON),
     **dict.fromkeys(("pending", "settle", "parked", "join", "positions", "forget", "hurry_all"), _OF_A_SHARD),
     **dict.fromkeys(("lease", "look", "absent", "visits", "shards"), ()),
@@ -106,7 +108,9 @@ class Keys:
         self.shards = shards
         self._shard = [self._shard_keys(number) for number in range(shards)]
         self.person = lru_cache(maxsize=10_000)(self._person)
-        """The keys of a script of a person, in its order."""
+        """The keys of a person, for scripts that leave the outbox alone; each costs as much as a small call."""
+        self.person_and_outbox = lru_cache(maxsize=10_000)(self._person_and_outbox)
+        """Those, and the outbox of the person's shard."""
 
     def shard_of(self, user: str) -> int:
         """By the hash of a hash: a person's shard stays as long as their number does."""
@@ -126,11 +130,13 @@ class Keys:
     def _person(self, user: str) -> tuple[bytes, ...]:
         shard = self.shard_of(user)
         base = f"{self.prefix}:{{{shard}}}:"
-        due, waiting, parked, data, index, visits, released, _ = self._shard[shard]
-        return (
-            *(f"{base}{name}:{user}".encode() for name in ("person", "log", "outcomes", "tokens", "lru", "ends")),
-            *(due, waiting, parked, data, index, visits, released),
-        )
+        names = ("person", "log", "outcomes", "tokens", "lru", "ends")
+        due, _, _, _, index, visits, _, _ = self._shard[shard]
+        return (*(f"{base}{name}:{user}".encode() for name in names), due, visits, index)
+
+    def _person_and_outbox(self, user: str) -> tuple[bytes, ...]:
+        _, waiting, parked, data, _, _, released, _ = self._shard[self.shard_of(user)]
+        return (*self._person(user), waiting, parked, data, released)
 
     def outbox(self, shard: int) -> tuple[bytes, ...]:
         """The keys of a script of a shard's outbox, in its order."""

@@ -23,8 +23,7 @@ for _, chat in ipairs(open(ARGV[5])) do
       list[#list + 1] = message
     end
     if #gone > 0 then
-      local A = {}
-      for place = 1, @FIELDS do A[place] = C[place] end
+      local A = { unpack(C) }
       drop_bodies(chat, gone)
       write_messages(chat, rest)
       A[@older], A[@undelivered], A[@message_bytes], A[@message_count] = true, 0, 0, #rest

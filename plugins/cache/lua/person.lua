@@ -4,7 +4,7 @@
 -- ARGV[3] eight random hex digits.
 
 local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DUE, WAITING, PARKED, SHARD, INDEX, VISITS, RELEASED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local DUE, VISITS, INDEX = KEYS[7], KEYS[8], KEYS[9]
 local call, pack, open = redis.call, cmsgpack.pack, cmsgpack.unpack
 local SET, USER, RANDOM = open(ARGV[1]), ARGV[2], ARGV[3]
 

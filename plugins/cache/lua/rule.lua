@@ -8,11 +8,7 @@ local known_message -- a message that was accepted before; there where the scrip
 local changes = {} -- what becomes of each kind of change that a client asks for
 local own = {} -- and of the sidecar's own
 
-local function copy(C)
-  local A = {}
-  for place = 1, @FIELDS do A[place] = C[place] end
-  return A
-end
+local function copy(C) return { unpack(C) } end
 
 local function new_chat(epoch)
   return {
