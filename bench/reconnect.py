@@ -88,6 +88,7 @@ class Device:
         while True:
             await asyncio.sleep(random.uniform(0.0, wait))
             wait = min(2 * wait, _LONGEST_WAIT)
+            in_vain = crowd.gone_at is None  # the dying process may still have taken the connection
             try:
                 async with asyncio.timeout(_STEP_PATIENCE):
                     link = await signed_in(crowd.url, self.person)
@@ -96,13 +97,11 @@ class Device:
                     except BaseException:
                         link.abort()
                         raise
-            except ConnectionRefusedError:
-                if crowd.serving_at is None:
+            except (BenchFailed, LinkClosed, OSError, TimeoutError) as error:
+                if in_vain or (crowd.serving_at is None and isinstance(error, ConnectionRefusedError)):
                     crowd.refused += 1
                 else:
-                    crowd.errors["refused"] += 1
-            except (BenchFailed, LinkClosed, OSError, TimeoutError) as error:
-                crowd.errors[f"{type(error).__name__}: {error}"[:120]] += 1
+                    crowd.errors[str(error).removeprefix(f"{self.person} ") or type(error).__name__] += 1
             else:
                 self._stay(link)
                 crowd.returned(self)
@@ -153,6 +152,7 @@ class Crowd:
         self.refused = 0
         self.whole_syncs = 0
         self.killed_at: float | None = None
+        self.gone_at: float | None = None
         self.serving_at: float | None = None
         self.back: dict[Device, float] = {}
         """When."""
@@ -228,6 +228,7 @@ async def _measure(plan: Plan, folder: Path, cores: Cores, count: int) -> Sequen
             kept, own = redis.cpu(), time.process_time()
             crowd.killed_at = killed = time.perf_counter()
             await asyncio.to_thread(first.kill)
+            crowd.gone_at = time.perf_counter()
         second = sidecar(folder, redis, cores.server, port=port)
         try:
             await asyncio.to_thread(second.__enter__)

@@ -33,6 +33,7 @@ from sidecar.changes import (
     Usage,
     View,
 )
+from sidecar.config.values import Duration, Size
 from sidecar.cursors import BEGINNING_TAG, Cursor, Events, Item, epoch_of
 from sidecar.documents import Document
 from sidecar.errors import (
@@ -93,6 +94,7 @@ __all__ = [
     "DeviceInDB",
     "Document",
     "DoomChat",
+    "Duration",
     "Ended",
     "Entry",
     "Events",
@@ -131,6 +133,7 @@ __all__ = [
     "Reused",
     "Sealed",
     "Session",
+    "Size",
     "StartRefused",
     "Store",
     "Stored",

@@ -74,9 +74,14 @@ class OutboxWorker:
         try:
             async with asyncio.timeout(seconds):
                 await self._parts.cache.outbox.hurry()
+                await self._take(everything=True)  # the shards of those who have just gone, whose part nobody has yet
+                # What is due is counted as pending once its shard was looked at; a look under way may have been too early.
+                enough = [position.looks + 2 for position in self._positions]
                 while True:
                     self.wake()
                     await asyncio.sleep(0.02)
+                    if any(each.looks < looks for each, looks in zip(self._positions, enough, strict=True)):
+                        continue
                     positions = await self._parts.cache.outbox.positions()
                     waiting = sum(positions[name].pending for name in self._names if name in positions)
                     if not waiting and all(position.idle for position in self._positions):
@@ -84,7 +89,8 @@ class OutboxWorker:
         except (TimeoutError, Unavailable):
             log.warning("outbox_not_empty")  # it stays in the cache, for the next start or another process
 
-    async def _take(self) -> None:
+    async def _take(self, *, everything: bool = False) -> None:
+        """This process's part of the shards; `everything`: all that nobody has."""
         if not self._joined:
             await self._parts.cache.outbox.join(self._names)
             self._joined = True
@@ -94,7 +100,7 @@ class OutboxWorker:
             place = await leases.take("outbox_workers", self._holder, _LEASE_SECONDS, _WORKERS)
             self._fence = place.fence if place is not None else 0
             workers = max(1, len(await leases.held("outbox_workers")))
-        share = -(-shards // workers)
+        share = shards if everything else -(-shards // workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
         mine = [name for name in names if name in self._leases]
         # Each process begins elsewhere, so that they seldom want the same one.

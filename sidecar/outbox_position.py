@@ -59,6 +59,8 @@ class PluginPosition:
         self._pauses = 0
         self._wanted: set[str] = set()
         self._wake = asyncio.Event()
+        self.looks = 0
+        """How often all shards of this process were looked at."""
 
     def wake(self, shard: str | None = None) -> None:
         """There may be something to deliver on this shard (None: on any that this process holds)."""
@@ -83,7 +85,9 @@ class PluginPosition:
                     await self._settle()
                     if loop.time() >= self._paused_until:
                         wanted, self._wanted = self._wanted, set()
+                        everything = wanted >= self._leases.keys()
                         await self._start(wanted)
+                        self.looks += everything
                 except Unavailable as error:
                     log.warning("outbox_waits", plugin=self._name, part=error.part)
                     await asyncio.sleep(1.0)

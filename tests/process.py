@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import yaml
 
+from tests.integration.world import until
+
 _psutil: Any = importlib.import_module("psutil")  # it ships no types
 
 _LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))"
@@ -97,8 +99,10 @@ class SidecarProcess:
 
     async def exit(self) -> int:
         """The exit status, once it has gone."""
-        async with asyncio.timeout(40):
-            return await self._process.wait()
+        # Not `wait`, which also waits for the end of its output: a worker that outlives it would hold that open.
+        await until(lambda: self._process.returncode is not None, 40)
+        assert self._process.returncode is not None
+        return self._process.returncode
 
     async def output(self) -> str:
         """What else it printed, once it has gone."""

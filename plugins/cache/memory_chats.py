@@ -99,15 +99,7 @@ class MemoryChats(Chats):
         else:
             line.forgotten(operation)
         self._state.write(line, person.user, now)
-        self._keep(person, operation, decision, now)
-
-    def _keep(self, person: Person, operation: str, decision: Decision, now: float) -> None:
-        if decision.remember is not None:
-            limits = self._state.limits
-            person.remember(operation, decision.remember, now)
-            person.forget_old(now - limits.outcomes_ttl, now - limits.tombstones_ttl)
-        elif decision.forget:
-            person.outcomes.pop(operation, None)
+        _keep(person, operation, decision, now)
 
     def _carry_out(
         self, person: Person, view: View, change: Change, decision: Decision, outcome: Accepted, now: float
@@ -145,7 +137,7 @@ class MemoryChats(Chats):
             person.use(slot)
             slot.touched = now
         if operation is not None:
-            self._keep(person, operation, decision, now)
+            _keep(person, operation, decision, now)
         state.evict(person)
         log = person.log
         if items:
@@ -293,6 +285,14 @@ class MemoryChats(Chats):
         ]
         person.polled = now
         return found
+
+
+def _keep(person: Person, operation: str, decision: Decision, now: float) -> None:
+    # Those that are too old are passed over when they are asked for, and go when the lifetimes next look at the person.
+    if decision.remember is not None:
+        person.remember(operation, decision.remember, now)
+    elif decision.forget:
+        person.outcomes.pop(operation, None)
 
 
 def _items(change: Change, decision: Decision, end: int) -> Sequence[Item]:

@@ -28,7 +28,8 @@ class Log:
         """Offset of the last entry that was trimmed; 0 if none was."""
         self.base_tag = BEGINNING_TAG
         # As plain tuples, which the garbage collector soon stops looking at: a log has thousands of entries.
-        self._items: deque[tuple[Any, ...]] = deque()
+        self._items: deque[tuple[Any, ...]] | tuple[()] = ()
+        """A deque from the first entry on: most persons who only look have none, and an empty deque has 700 bytes."""
 
     @property
     def end(self) -> int:
@@ -47,21 +48,24 @@ class Log:
         """A new epoch: the log starts anew."""
         self.epoch = epoch
         self.base, self.base_tag = base, base_tag
-        self._items.clear()
+        self._items = ()
 
     def append(self, now: float, item: Item) -> None:
         """`item.offset` follows the end."""
-        if item.offset != self.end + 1:
-            if item.offset <= self.end:
+        end = self.base + len(self._items)
+        if item.offset != end + 1:
+            if item.offset <= end:
                 return  # read a second time, from an overlap of two generations
-            self._items.clear()
+            self._items = ()
             self.base, self.base_tag = item.offset - 1, BEGINNING_TAG
+        if isinstance(self._items, tuple):
+            self._items = deque()
         self._items.append((now, *_packed(item)))
 
     def trim(self, kept: int, oldest: float) -> None:
         """At most `kept` entries, none made before `oldest` (seconds)."""
         items = self._items
-        while items and (len(items) > kept or items[0][0] < oldest):
+        while isinstance(items, deque) and items and (len(items) > kept or items[0][0] < oldest):
             gone = items.popleft()
             self.base, self.base_tag = gone[_OFFSET], gone[_TAG]
 

@@ -18,13 +18,16 @@ class Tokens:
     __slots__ = ("_given", "_number", "_spoilt")
 
     def __init__(self) -> None:
-        self._given: OrderedDict[str, tuple[int, float, frozenset[ChatId]]] = OrderedDict()
-        self._spoilt: dict[ChatId, int] = {}
+        # Both made when they are needed: most persons have no token out.
+        self._given: OrderedDict[str, tuple[int, float, frozenset[ChatId]]] | None = None
+        self._spoilt: dict[ChatId, int] | None = None
         self._number = 0
 
     def give(self, ids: Iterable[ChatId], now: float) -> str:
         """A token for these chats, valid 60 s."""
         self.expire(now)
+        if self._given is None:
+            self._given = OrderedDict()
         if len(self._given) >= _MOST:
             self._given.popitem(last=False)
         self._number += 1
@@ -35,19 +38,23 @@ class Tokens:
     def spoil(self, chat_id: ChatId) -> None:
         """Something happened to this chat: no token that is out holds for it any more."""
         if self._given:
+            if self._spoilt is None:
+                self._spoilt = {}
             self._spoilt[chat_id] = self._number
 
     def holds(self, value: str, chat_id: ChatId, now: float) -> bool:
         """Whether the token is still proof for this chat."""
-        given = self._given.get(value)
-        return given is not None and given[1] > now and chat_id in given[2] and self._spoilt.get(chat_id, 0) < given[0]
+        given = self._given.get(value) if self._given is not None else None
+        if given is None or given[1] <= now or chat_id not in given[2]:
+            return False
+        return self._spoilt is None or self._spoilt.get(chat_id, 0) < given[0]
 
     def expire(self, now: float) -> None:
         """Forgets what is over."""
         while self._given and next(iter(self._given.values()))[1] <= now:
             self._given.popitem(last=False)
         if not self._given:
-            self._spoilt.clear()
+            self._given = self._spoilt = None
 
     def __bool__(self) -> bool:
         return bool(self._given)

@@ -29,7 +29,7 @@ from plugins.cache.redis_server import Finding, inspect, refuse
 from plugins.cache.redis_settings import ScriptSettings
 from plugins.cache.redis_sweep import sweep
 from plugins.cache.redis_tails import Tails
-from sidecar import Cache, ChatId, ChatInDB, Page, Surroundings, Unavailable, UserHash, hookimpl
+from sidecar import Cache, ChatId, ChatInDB, Duration, Page, Surroundings, Unavailable, UserHash, hookimpl
 
 log = structlog.get_logger("plugins.cache.redis")
 
@@ -59,9 +59,8 @@ class Redis:
             default=3,
             description="Connections of a process to one server: one for changes, the others for everything else.",
         )
-        timeout: Annotated[float, Field(ge=0.05, le=30)] = Field(
-            default=1.0,
-            description="Seconds that a call may take, waiting included, before it is answered `unavailable`.",
+        timeout: Annotated[float, Duration(0.05, 30)] = Field(
+            default=1.0, description="What a call may take, waiting included, before it is answered `unavailable`."
         )
         prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$")] = Field(
             default="sidecar",

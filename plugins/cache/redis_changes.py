@@ -35,8 +35,8 @@ from sidecar import (
 )
 
 
-def asked(change: Change) -> tuple[bytes, bytes, bytes]:
-    """What the change asks, packed, and its sealed texts."""
+def asked(change: Change) -> tuple[str, bytes, bytes, bytes]:
+    """Which kind of change it is, what it asks, packed, and its sealed texts."""
     kind, what, first, second = _what(change)
     token = change.token
     head = [
@@ -46,7 +46,7 @@ def asked(change: Change) -> tuple[bytes, bytes, bytes]:
         token.value if token is not None and token.user == change.user else None,
         what,
     ]
-    return pack(head), first, second
+    return kind, pack(head), first, second
 
 
 def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
@@ -85,6 +85,9 @@ def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
             assert_never(what)
 
 
+_GIVEN = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What one step appended to a person's log, and what its entries tell of."""
@@ -118,10 +121,20 @@ def _conflict(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> Con
     _, reason, again, winner, deleted = told
     chat: ChatInCache | Deleted | None = None
     if winner:
-        chat = chat_of(change.user, change.chat_id, winner, answer[1], answer[2])
+        chat = chat_of(change.user, change.chat_id, unpack(winner), answer[1], answer[2])
     elif deleted is not False:
         chat = Deleted(change.user, change.chat_id, time_of(deleted))
     return Conflict(reason.decode(), chat, repeat=again)
+
+
+def _given(change: Change, draft: Any, title: Any, body: Any) -> tuple[Any, Any, Any]:
+    """The texts that the change itself brought are not sent back."""
+    _, _, first, second = _what(change)
+    return (
+        first if draft == _GIVEN else draft,
+        (second if isinstance(change.what, Restore) else first) if title == _GIVEN else title,
+        first if body == _GIVEN else body,
+    )
 
 
 def _accepted(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> tuple[Accepted, Step | None]:
@@ -129,7 +142,9 @@ def _accepted(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> tup
     record, deleted, place, asked_for, replaced, epoch, end, tag, start, start_tag, packed_items = told[12:]
     user, chat_id = change.user, change.chat_id
     _, draft, title, body, replaced_draft, replaced_title = answer
-    chat = chat_of(user, chat_id, record, draft, title) if record else None
+    if _GIVEN in (draft, title, body):
+        draft, title, body = _given(change, draft, title, body)
+    chat = chat_of(user, chat_id, unpack(record), draft, title) if record else None
     message: MessageInCache | None = message_of(user, chat_id, place, body) if place and body is not None else None
     gone = Deleted(user, chat_id, time_of(deleted)) if deleted is not False else None
     epoch = epoch.decode()
@@ -193,7 +208,7 @@ def notice_of(packed: bytes) -> tuple[str, Step]:
     items = tuple(item_of(each, start + number) for number, each in enumerate(packed_items, 1))
     start_cursor = Cursor(epoch, start, start_tag.decode())
     end = Cursor(epoch, items[-1].offset, items[-1].tag) if items else start_cursor
-    chat = chat_of(user, chat_id, record, _there(draft), _there(title)) if record else None
+    chat = chat_of(user, chat_id, unpack(record), _there(draft), _there(title)) if record else None
     message = message_of(user, chat_id, place, body) if chat is not None and place and body is not False else None
     gone = Deleted(user, chat_id, time_of(deleted)) if deleted is not False else None
     return user, Step(epoch, start_cursor, end, items, _told_of(chat, message, gone))

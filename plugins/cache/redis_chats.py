@@ -9,6 +9,7 @@ from zlib import crc32
 
 from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_changes import asked, outcome_of
+from plugins.cache.redis_layout import COMMITS
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_notices import Notices
 from plugins.cache.redis_records import (
@@ -74,11 +75,11 @@ class RedisChats(Chats):
 
     async def commit(self, change: Change) -> Outcome:
         user = change.user
-        what, first, second = asked(change)
+        kind, what, first, second = asked(change)
         operation = change.operation
         tag = f"{crc32(operation.encode()):08x}" if operation is not None else os.urandom(4).hex()
         answer = await self._link.run(
-            "commit", self._keys.person(user), *self._head(user), what, first, second, tag.encode(), lane="changes"
+            COMMITS[kind], self._keys.person(user), *self._head(user), what, first, second, tag.encode(), lane="changes"
         )
         outcome, step = outcome_of(change, answer)
         if step is not None:

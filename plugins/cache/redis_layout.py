@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from zlib import crc32
 
@@ -24,7 +24,7 @@ CHAT = (
 """A chat. Times of what a person sees are in microseconds, lives in milliseconds; a length of -1 is no text."""
 PERSON = (
     *("p_epoch", "p_base", "p_base_tag", "p_end", "p_tag", "p_bytes", "p_drafts", "p_uses", "p_seen", "p_polled"),
-    *("p_visit", "p_tokens"),
+    *("p_visit", "p_tokens", "p_look", "p_watching"),
 )
 MESSAGE = ("m_id", "m_sequence", "m_status", "m_at", "m_size", "m_place")
 """A message in the index of its chat; its body stands beside it."""
@@ -56,9 +56,19 @@ _PLACES: dict[str, int] = {
 
 _OF_A_PERSON = ("person",)
 _CHANGING = ("person", "entries", "burial")
+COMMITS: Mapping[str, str] = {
+    **dict.fromkeys(("draft", "title"), "commit_text"),
+    "restore": "commit_restore",
+    "message": "commit_message",
+    **dict.fromkeys(("status", "stored", "doom", "delete", "epoch", "notify"), "commit_own"),
+}
+"""The script of each kind of change. Each has the parts of the rule that it needs: making a function costs as much as a call."""
 _OF_A_SHARD = ("shard", "entries")
 _PARTS: Mapping[str, tuple[str, ...]] = {
-    "commit": (*_CHANGING, "rule"),
+    "commit_text": ("person", "rule", "rule_texts", "commit"),
+    "commit_restore": ("person", "rule", "rule_restore", "commit"),
+    "commit_message": ("person", "entries", "rule_index", "rule", "rule_messages", "commit"),
+    "commit_own": (*_CHANGING, "rule_index", "rule", "rule_own", "commit"),
     "fill": _CHANGING,
     "drop": _CHANGING,
     "due": ("person", "entries"),
@@ -82,7 +92,8 @@ class Script:
 def script(name: str) -> Script:
     """The script of this name, put together of its parts."""
     folder = files("plugins.cache") / "lua"
-    sources = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in (*_PARTS[name], name)]
+    parts = _PARTS[name] if name.startswith("commit_") else (*_PARTS[name], name)
+    sources = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
     text = re.sub(r"@(\w+)", lambda found: str(_PLACES[found[1]]), "\n".join(sources)).encode()
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
@@ -94,6 +105,8 @@ class Keys:
         self.prefix = prefix
         self.shards = shards
         self._shard = [self._shard_keys(number) for number in range(shards)]
+        self.person = lru_cache(maxsize=10_000)(self._person)
+        """The keys of a script of a person, in its order."""
 
     def shard_of(self, user: str) -> int:
         """By the hash of a hash: a person's shard stays as long as their number does."""
@@ -110,16 +123,12 @@ class Keys:
         """`prefix:{shard}:name`."""
         return f"{self.prefix}:{{{shard}}}:{name}".encode()
 
-    def person(self, user: str) -> tuple[bytes, ...]:
-        """The keys of a script of a person, in its order."""
+    def _person(self, user: str) -> tuple[bytes, ...]:
         shard = self.shard_of(user)
         base = f"{self.prefix}:{{{shard}}}:"
         due, waiting, parked, data, index, visits, released, _ = self._shard[shard]
         return (
-            *(
-                f"{base}{name}:{user}".encode()
-                for name in ("person", "log", "outcomes", "tokens", "lru", "ends", "watching")
-            ),
+            *(f"{base}{name}:{user}".encode() for name in ("person", "log", "outcomes", "tokens", "lru", "ends")),
             *(due, waiting, parked, data, index, visits, released),
         )
 

@@ -19,7 +19,7 @@ from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_changes import notice_of
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_link import Link
-from plugins.cache.redis_records import pack, unpack
+from plugins.cache.redis_records import unpack
 from plugins.cache.redis_tails import Tails
 from sidecar import Cursor, Unavailable, UserHash
 
@@ -118,10 +118,8 @@ class Notices:
                 log.error("look_failed", error=type(answer).__name__)
 
     async def _ask(self, shard: int, users: list[UserHash]) -> None:
-        keys: list[bytes] = []
-        for user in users:
-            keys += (self._keys.key(shard, f"person:{user}"), self._keys.key(shard, f"watching:{user}"))
-        heads = unpack(await self._link.run("look", tuple(keys), self._settings(shard), pack(users)))
+        keys = tuple(self._keys.key(shard, f"person:{user}") for user in users)
+        heads = unpack(await self._link.run("look", keys, self._settings(shard)))
         for user, head in zip(users, heads, strict=True):
             if not self._tails.follows(user):
                 continue
@@ -135,7 +133,7 @@ class Notices:
         for user in users:
             if not self._tails.follows(user):
                 shard = self._keys.shard_of(user)
-                by_shard.setdefault(shard, []).append(self._keys.key(shard, f"watching:{user}"))
+                by_shard.setdefault(shard, []).append(self._keys.key(shard, f"person:{user}"))
         await self._link.run_all(
             ("absent", tuple(keys[at : at + _PERSONS]), self._process.encode())
             for keys in by_shard.values()

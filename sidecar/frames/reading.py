@@ -117,7 +117,8 @@ def _canonical(
     try:
         if payload.__class__ is dict and "content" in payload:
             content = orjson.dumps(payload["content"])
-            rest = {key: value for key, value in payload.items() if key != "content"}
+            rest = payload.copy()
+            del rest["content"]
             dumped = b"".join((orjson.dumps(rest, option=orjson.OPT_SORT_KEYS), b",", content))
         else:
             dumped = orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)

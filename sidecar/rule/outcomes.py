@@ -77,9 +77,11 @@ def over_quota(view: View, limits: Limits, before: ChatInCache | None, after: Ch
     """The refusal, if the person would have more than the limits allow of what cannot be evicted."""
     if before is None and after.messages_version == 0 and view.usage.draft_chats >= limits.draft_chats:
         return Decision(OverQuota("draft_chats", limits.draft_chats))
-    growth = after.weight - (before.weight if before is not None and before.pinned else 0)
-    if growth > 0 and view.usage.bytes + growth > limits.bytes:
-        return Decision(OverQuota("bytes", limits.bytes))
+    weight = after.weight
+    if view.usage.bytes + weight > limits.bytes:
+        growth = weight - (before.weight if before is not None and before.pinned else 0)
+        if growth > 0 and view.usage.bytes + growth > limits.bytes:
+            return Decision(OverQuota("bytes", limits.bytes))
     return None
 
 

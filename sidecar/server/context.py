@@ -20,7 +20,7 @@ from sidecar.slots.authenticator import Session
 from sidecar.watchdog import Watchdog
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class OpenSession:
     """The session of one connection, and when it is looked at next (loop time, seconds)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from aiohttp import web
 
+from sidecar.connections import Connection
 from sidecar.errors import Unavailable
 from sidecar.ids import UserHash
 from sidecar.metrics import close_label
@@ -64,7 +65,10 @@ def _has_body(request: web.Request) -> bool:
 
 
 async def serve_socket(context: Context, request: web.Request) -> web.StreamResponse:
-    """Accepts, opens and serves one socket."""
+    """Accepts, opens and serves one socket.
+
+    One coroutine from the request to the socket's end: every further one below would be kept for each idle socket.
+    """
     refusal = look(context, request)
     if refusal is None and context.stopping:
         refusal = Refusal(503, "stopping", "the server is stopping; try again")
@@ -75,53 +79,55 @@ async def serve_socket(context: Context, request: web.Request) -> web.StreamResp
         return refused(context, Refusal(429, "address", "too many connections from this address"))
     context.addresses[key] += 1
     try:
-        return await _serve(context, request, peer)
+        ws = web.WebSocketResponse(
+            compress=False, autoping=False, max_msg_size=context.config.limits.max_frame, decode_text=False, timeout=5.0
+        )
+        try:
+            await ws.prepare(request)
+        except (web.HTTPException, ConnectionError):
+            return refused(context, Refusal(400, "handshake", "this is no WebSocket handshake (RFC 6455)"))
+        incoming = incoming_of(request)
+        if incoming is None:
+            return ws  # gone already
+        incoming.upgraded()
+        wire = WebSocketWire(ws, incoming, context.keep)
+        context.opening.add(wire)
+        try:
+            connection, lease = await Opening(context, ws, wire, request, peer).ready()
+        except Closed:
+            await wire.end()
+            return ws
+        finally:
+            context.opening.discard(wire)
+        context.parts.metrics.opened.inc()
+        context.parts.metrics.connections.inc()
+        try:
+            await Socket(context, connection, ws, request, peer).serve()
+        except ConnectionError:
+            pass  # the reader is gone, which is how most sockets end
+        finally:
+            last = _forget(context, connection, wire.code or ws.close_code)
+            await _leave(context, connection.user, lease, last=last)
+        await wire.end()
+        return ws
     finally:
         context.addresses[key] -= 1
         if context.addresses[key] <= 0:
             del context.addresses[key]
 
 
-async def _serve(context: Context, request: web.Request, peer: str) -> web.StreamResponse:
-    ws = web.WebSocketResponse(
-        compress=False, autoping=False, max_msg_size=context.config.limits.max_frame, decode_text=False, timeout=5.0
-    )
-    try:
-        await ws.prepare(request)
-    except (web.HTTPException, ConnectionError):
-        return refused(context, Refusal(400, "handshake", "this is no WebSocket handshake (RFC 6455)"))
-    incoming = incoming_of(request)
-    if incoming is None:
-        return ws  # gone already
-    incoming.upgraded()
-    wire = WebSocketWire(ws, incoming, context.keep)
+def _forget(context: Context, connection: Connection, code: int | None) -> bool:
+    """The connection is over; True if it was this process' last of the person."""
     metrics = context.parts.metrics
-    context.opening.add(wire)
-    try:
-        connection, lease = await Opening(context, ws, wire, request, peer).ready()
-    except Closed:
-        await wire.end()
-        return ws
-    finally:
-        context.opening.discard(wire)
-    metrics.opened.inc()
-    metrics.connections.inc()
-    try:
-        await Socket(context, connection, ws, request, peer).serve()
-    except ConnectionError:
-        pass  # the reader is gone, which is how most sockets end
-    finally:
-        connection.lost()
-        metrics.connections.dec()
-        metrics.closed.labels(close_label(wire.code or ws.close_code)).inc()
-        context.sessions.pop(connection.id, None)
-        last = context.registry.remove(connection)
-        if last:
-            # In the same step: a connection that joins after it makes a feed of its own, and would lose that one (S54).
-            context.feeds.leave(connection.user)
-        await _leave(context, connection.user, lease, last=last)
-    await wire.end()
-    return ws
+    connection.lost()
+    metrics.connections.dec()
+    metrics.closed.labels(close_label(code)).inc()
+    context.sessions.pop(connection.id, None)
+    last = context.registry.remove(connection)
+    if last:
+        # In the same step: a connection that joins after it makes a feed of its own, and would lose that one (S54).
+        context.feeds.leave(connection.user)
+    return last
 
 
 async def _leave(context: Context, user: UserHash, lease: Lease, *, last: bool) -> None:

@@ -17,6 +17,7 @@ from sidecar.server.opening import LEASE_SECONDS, RECHECK_SECONDS
 _TICK_SECONDS = 1.0
 _WARN_SECONDS = 30.0
 """Before its end a session is announced (`session_expiring`)."""
+_AT_ONCE = 100
 _SILENT_PINGS = 2.3
 """Ping intervals without any sign of life after which a socket is dead."""
 
@@ -96,17 +97,21 @@ def end(context: Context, connection: Connection, reason: str) -> None:
 
 
 async def _renew(context: Context) -> None:
+    """A hundred at a time, which share a round trip to a shared cache."""
+    connections = [connection for connection in context.registry if not connection.closed]
+    try:
+        for at in range(0, len(connections), _AT_ONCE):
+            await asyncio.gather(*(_renew_place(context, each) for each in connections[at : at + _AT_ONCE]))
+    except Unavailable:
+        return  # with the next round, or the places end by themselves
+
+
+async def _renew_place(context: Context, connection: Connection) -> None:
     leases = context.parts.cache.leases
     most = context.config.limits.connections_per_user
-    for connection in context.registry:
-        if connection.closed:
-            continue
-        try:
-            lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most)
-            if lease is not None and connection.closed:
-                await leases.leave(lease)  # it went meanwhile: its place must not wait for the lease's end
-        except Unavailable:
-            return
+    lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most)
+    if lease is not None and connection.closed:
+        await leases.leave(lease)  # it went meanwhile: its place must not wait for the lease's end
 
 
 async def follow_ended(context: Context) -> None:

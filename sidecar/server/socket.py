@@ -73,11 +73,12 @@ class Socket:
         self._bucket = Bucket(float(limits.frames_per_second), float(limits.burst), float(limits.burst), now)
         self._lanes: dict[str, deque[ClientFrame] | None] = {}
         """Those that are worked on, each with the frames that wait behind."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Made when they are needed: most sockets are idle, and an empty set has 200 bytes.
+        self._tasks: set[asyncio.Task[None]] | None = None
         self._in_flight = 0
         self._room: asyncio.Event | None = None
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when nobody reads any more. An event would keep 700 bytes for each idle socket."""
+        self._over: asyncio.Future[None] | None = None
+        """Made when another task reads on; done when nobody reads any more."""
         self._sync: asyncio.Task[None] | None = None
         self._sync_re: str | None = None
 
@@ -85,7 +86,8 @@ class Socket:
         """Returns when the socket is closed. What is under way is finished: an accepted change is not undone by a lost socket."""
         try:
             await self._read()
-            await self._over
+            if self._over is not None:
+                await self._over
         finally:
             if self._sync is not None:
                 self._sync.cancel()
@@ -97,9 +99,8 @@ class Socket:
 
         Most frames wait for nothing, and a task for each would cost as much as sealing it does.
         """
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None, "a reader is a task"  # noqa: S101  # for the type checker
-        turn = Turn(task, self._read_on)
+        loop = asyncio.get_running_loop()
+        turn: Turn | None = None
         try:
             while not self._connection.closed:
                 message = await self._ws.receive()
@@ -109,6 +110,8 @@ class Socket:
                 self._connection.last_heard = loop.time()
                 frame = self._take(message) if data else None
                 if frame is not None:
+                    if turn is None:
+                        turn = Turn(self._read_on)
                     await self._lead(frame, turn)
                     if turn.over:
                         return
@@ -125,7 +128,7 @@ class Socket:
         self._end()
 
     def _end(self) -> None:
-        if not self._over.done():
+        if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     async def _control(self, message: WSMessage) -> bool:
@@ -198,7 +201,14 @@ class Socket:
             turn.done = True  # when the process stops in between as well: nobody reads on then
 
     def _read_on(self) -> None:
-        spawn(self._read(), self._tasks)
+        if self._over is None:
+            self._over = asyncio.get_running_loop().create_future()
+        spawn(self._read(), self._kept())
+
+    def _kept(self) -> set[asyncio.Task[None]]:
+        if self._tasks is None:
+            self._tasks = set()
+        return self._tasks
 
     async def _work(self, lane: str, first: ClientFrame, turn: Turn) -> None:
         frame: ClientFrame | None = first
@@ -220,8 +230,7 @@ class Socket:
     async def _answer(self, frame: ClientFrame, turn: Turn) -> None:
         started = time.perf_counter()
         parts, connection = self._context.parts, self._connection
-        if turn.over:
-            turn.limit()
+        turn.limit()
         try:
             if isinstance(frame.payload, AuthRefresh):
                 result = await self._refresh(frame.payload)
@@ -236,8 +245,7 @@ class Socket:
             self._error(wire_error(TimeoutError(), frame.type), frame.id)
             return
         finally:
-            if turn.over:
-                turn.unlimit()
+            turn.unlimit()
         cursor, told = result.cursor, True
         if cursor is not None:
             result.payload["cursor"] = str(cursor)
@@ -287,8 +295,9 @@ class Socket:
             self._error(superseded, self._sync_re)
         self._sync_re = frame.id
         self._sync = asyncio.create_task(self._run_sync(frame, payload, self._sync))
-        self._tasks.add(self._sync)
-        self._sync.add_done_callback(self._tasks.discard)
+        tasks = self._kept()
+        tasks.add(self._sync)
+        self._sync.add_done_callback(tasks.discard)
 
     async def _run_sync(self, frame: ClientFrame, payload: SyncRequest, before: asyncio.Task[None] | None) -> None:
         connection = self._connection

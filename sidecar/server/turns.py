@@ -20,26 +20,35 @@ class Turn:
     `asyncio.timeout`, which would cost each frame as much as the rule does.
     """
 
-    __slots__ = ("_expired", "_expiry", "_task", "done", "over", "read_on")
+    __slots__ = ("_expired", "_expiry", "_limited", "_task", "done", "over", "read_on")
 
-    def __init__(self, task: asyncio.Task[None], read_on: Callable[[], None]) -> None:
-        """`task`: the one whose turn it is; `read_on` lets another one read."""
+    def __init__(self, read_on: Callable[[], None]) -> None:
+        """Made by the task whose turn it is; `read_on` lets another one read."""
         self.read_on = read_on
         self.done = True
         """Nothing is being worked on in this turn."""
         self.over = False
+        task = asyncio.current_task()
+        assert task is not None, "a reader is a task"  # noqa: S101  # for the type checker
         self._task = task
+        self._limited = False
         self._expiry: asyncio.TimerHandle | None = None
         self._expired = False
 
     def end(self) -> None:
-        """The frame has to wait, and has its deadline from now on."""
+        """The frame has to wait."""
         self.over = True
-        self.limit()
+        if self._limited:
+            self._start()
         self.read_on()
 
     def limit(self) -> None:
-        """The deadline of one frame begins."""
+        """What follows, until `unlimit`, has a deadline if it has to wait."""
+        self._limited = True
+        if self.over:
+            self._start()
+
+    def _start(self) -> None:
         self._expiry = asyncio.get_running_loop().call_later(FRAME_SECONDS, self._expire)
 
     def _expire(self) -> None:
@@ -48,7 +57,8 @@ class Turn:
         self._task.cancel()
 
     def unlimit(self) -> bool:
-        """The frame is done, or was cut off; True if by its deadline, whose cancellation is taken back."""
+        """It is done, or was cut off; True if by its deadline, whose cancellation is taken back."""
+        self._limited = False
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

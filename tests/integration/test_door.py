@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
@@ -286,3 +289,11 @@ async def test_t25_noise_closes_its_own_socket(
         assert device.ready
     loud: list[Any] = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert loud == [], [record.getMessage() for record in loud]
+
+
+async def test_hundreds_that_connect_at_once_are_kept_until_they_are_accepted(server: Server) -> None:
+    """After a restart all come back within a second. Nothing here awaits: the kernel alone has to take them."""
+    at = urlsplit(server.url)
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((str(at.hostname), int(at.port or 0)), timeout=5))

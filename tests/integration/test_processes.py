@@ -24,7 +24,7 @@ Pair = tuple[Server, Server]
 
 
 @asynccontextmanager
-async def sharing(folder: Path, count: int = 2) -> AsyncIterator[list[Server]]:
+async def sharing(folder: Path, cache: dict[str, Any], count: int = 2) -> AsyncIterator[list[Server]]:
     """Servers with their own folders and operators' sockets; cache, store and key file are the same."""
     common = folder / "common"
     common.mkdir(mode=0o700)
@@ -35,7 +35,7 @@ async def sharing(folder: Path, count: int = 2) -> AsyncIterator[list[Server]]:
             own = folder / str(number)
             own.mkdir(mode=0o700)
             sections: dict[str, Any] = {
-                "cache": {"use": "tests.plugins.shared_cache:Shared", "options": {"name": str(folder)}},
+                "cache": cache,
                 "encryption": {"use": "local", "options": {"path": str(common / "keys"), "master_key": key}},
                 "persistence": {"use": "sqlite", "options": {"path": str(common / "store.sqlite")}},
             }
@@ -43,9 +43,17 @@ async def sharing(folder: Path, count: int = 2) -> AsyncIterator[list[Server]]:
         yield servers
 
 
+@pytest.fixture(params=["memory", "redis"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """A cache that several sidecars share."""
+    if request.param == "redis":
+        return {"use": "redis", "options": {"url": request.getfixturevalue("redis_server").url}}
+    return {"use": "tests.plugins.shared_cache:Shared", "options": {"name": str(tmp_path)}}
+
+
 @pytest.fixture
-async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    async with sharing(tmp_path) as [one, other]:
+async def pair(tmp_path: Path, cache: dict[str, Any]) -> AsyncIterator[Pair]:
+    async with sharing(tmp_path, cache) as [one, other]:
         yield one, other
 
 

@@ -174,6 +174,19 @@ async def test_the_end_of_the_supervisor_is_the_end_of_its_workers(supervised: S
         assert (await get(process, "/livez"))[0] == 200
 
 
+async def test_an_orphan_that_sleeps_keeps_no_other_alive(supervised: Supervised) -> None:
+    """A worker holds nothing of what tells the others that their supervisor is gone."""
+    async with supervised() as process:
+        *others, youngest = process.workers()
+        os.kill(youngest.pid, signal.SIGSTOP)
+        process.signal(signal.SIGKILL)
+        await process.exit()
+        await until(lambda: not any(map(lives, others)))
+        assert lives(youngest)
+        os.kill(youngest.pid, signal.SIGCONT)
+        await until(lambda: not lives(youngest))
+
+
 ORPHAN = """
 import asyncio, socket, sys, time
 from sidecar.server.line import Line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from tests.device import Device
 from tests.process import SidecarProcess
+from tests.services.redis_server import RedisServer
 
 PRIVATE = {"use": "tests.plugins.private_cache:Private"}
 """A cache of each worker's own: enough for what the workers do not do together."""
@@ -31,6 +33,12 @@ def supervised(tmp_path: Path) -> Supervised:
             yield process
 
     return run
+
+
+@pytest.fixture
+def together(supervised: Supervised, redis_server: RedisServer) -> Supervised:
+    """As `supervised`, with a real cache that the workers share."""
+    return partial(supervised, cache={"use": "redis", "options": {"url": redis_server.url}})
 
 
 def holder(process: SidecarProcess, device: Device) -> int:

@@ -55,6 +55,11 @@ class RedisServer:
         return self._ports[0].number
 
     @property
+    def address(self) -> tuple[str, int]:
+        """For a proxy in front of it."""
+        return self.host, self.port
+
+    @property
     def url(self) -> str:
         """For redis-py's `from_url` and for the sidecar's `cache.redis`."""
         password = self.config.get("requirepass")

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Unreachable
 from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as TookTooLong
-from redis.retry import Retry
 
 from tests.services.fixtures import StartRedis
 from tests.services.ports import ReservedPort

@@ -10,12 +10,11 @@ from sidecar.server import turns
 from sidecar.server.turns import Turn, Turns
 
 
-async def _frame(all_: Turns, turn: Turn, waits: float) -> str:
-    """As `Socket` works on one frame."""
+async def _frame(all_: Turns, turn: Turn, waits: float, after: float = 0) -> str:
+    """As `Socket` works on one frame; it may have to wait after its answer, too."""
     if not turn.over:
         all_.begin(turn)
-    else:
-        turn.limit()
+    turn.limit()
     try:
         if waits:
             await asyncio.sleep(waits)
@@ -25,14 +24,14 @@ async def _frame(all_: Turns, turn: Turn, waits: float) -> str:
         return "too long"
     finally:
         turn.unlimit()
-        turn.done = True
+    if after:
+        await asyncio.sleep(after)
+    turn.done = True
     return "answered"
 
 
 def _turn(read_on: list[str]) -> Turn:
-    task = asyncio.current_task()
-    assert task is not None
-    return Turn(task, lambda: read_on.append("read on"))
+    return Turn(lambda: read_on.append("read on"))
 
 
 async def test_a_frame_that_waits_for_nothing_ends_no_turn() -> None:
@@ -62,6 +61,15 @@ async def test_what_takes_too_long_is_cut_off_and_the_next_frame_is_worked_on(mo
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
+
+
+async def test_what_is_answered_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait for the feed, which has its own patience."""
+    monkeypatch.setattr(turns, "FRAME_SECONDS", 0.05)
+    for waits in (0, 0.001):
+        turn = _turn([])
+        assert await _frame(Turns(), turn, waits, 0.2) == "answered"
+        assert turn.over
 
 
 async def test_whoever_ends_the_task_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,6 @@ local function bury(P, chat, at)
   spoil(P, chat)
   local C = read_chat(chat)
   if C then remove_chat(P, chat, C) end
-  call('HSET', PERSON, 'x:' .. chat, pack({ at, now }))
-  call('ZADD', ENDS, now + SET[@tombstones_ttl], 'x:' .. chat)
+  set('x:' .. chat, pack({ at, now }))
+  look_at(P, 'x:' .. chat, now + SET[@tombstones_ttl])
 end

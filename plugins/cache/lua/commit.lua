@@ -36,12 +36,12 @@ local chat, operation = CH.chat, CH.operation
 local by_client = CH.kind == 'draft' or CH.kind == 'title' or CH.kind == 'restore' or CH.kind == 'message'
 local fields = call('HMGET', PERSON, 'p', 'c:' .. chat, 'x:' .. chat, operation and ('o:' .. operation) or 'o')
 local P, begun = read_person(fields[1])
-expire_some(P, 8)
+local expired = expire_some(P, 8) > 0
 local raw = fields[2]
 local C = raw and open(raw) or nil
 if C and over(P, chat, C) then
   remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
-  C = nil
+  C, expired = nil, true
 end
 
 local V = { epoch = P[@p_epoch], chat = C, drafts = P[@p_drafts], bytes = P[@p_bytes] }
@@ -75,9 +75,9 @@ end
 local function keep()
   if not operation then return end
   if D.remember then
-    call('HSET', PERSON, 'o:' .. operation, pack(D.remember))
-    if replaced_draft then call('HSET', PERSON, 'rd:' .. operation, replaced_draft) end
-    if replaced_title then call('HSET', PERSON, 'rt:' .. operation, replaced_title) end
+    set('o:' .. operation, pack(D.remember))
+    if replaced_draft then set('rd:' .. operation, replaced_draft) end
+    if replaced_title then set('rt:' .. operation, replaced_title) end
     if call('RPUSH', OUTCOMES, now .. ' ' .. operation) > @OUTCOMES then
       local oldest = string.match(call('LPOP', OUTCOMES), ' (.*)$')
       if oldest ~= operation then call('HDEL', PERSON, 'o:' .. oldest, 'rd:' .. oldest, 'rt:' .. oldest) end
@@ -90,11 +90,11 @@ end
 if D.code ~= 'A' then
   local winner = D.winner
   if D.code == 'C' and operation and (D.remember or D.forget) then keep() end
-  if begun or D.remember or now - P[@p_seen] > 60000 then write_person(P) end
+  if begun or expired or D.remember or now - P[@p_seen] > 60000 then write_person(P) else flush() end
   if D.code == 'C' then
     local draft, title = false, false
     if winner then draft, title = text_of('d:', winner[@draft_length]), text_of('t:', winner[@title_length]) end
-    return { pack({ 'C', D.reason, D.again or false, winner or false, D.tombstone or false }), draft, title }
+    return { pack({ 'C', D.reason, D.again or false, winner and pack(winner) or false, D.tombstone or false }), draft, title }
   end
   return { pack({ D.code, D.what or false, D.limit or false }) }
 end
@@ -115,18 +115,18 @@ local put = D.put
 if put then
   spoil(P, chat)
   if D.draft then
-    call('HSET', PERSON, 'd:' .. chat, D.draft)
+    set('d:' .. chat, D.draft)
   elseif D.draft == false then
     call('HDEL', PERSON, 'd:' .. chat)
   end
   if D.title then
-    call('HSET', PERSON, 't:' .. chat, D.title)
+    set('t:' .. chat, D.title)
   elseif D.title == false then
     call('HDEL', PERSON, 't:' .. chat)
   end
   if D.messages then
     write_messages(chat, D.messages)
-    if D.body then call('HSET', PERSON, 'b:' .. chat .. ':' .. W.id, D.body) end
+    if D.body then set('b:' .. chat .. ':' .. W.id, D.body) end
     if D.gone then drop_bodies(chat, D.gone) end
   end
   if D.due then mark_due(chat, put) end
@@ -136,18 +136,19 @@ local slot = put or C
 if slot and by_client then
   use_chat(P, chat, slot)
   slot[@touched] = now
-  write_chat(chat, slot)
 end
+local packed = slot and (put or by_client) and write_chat(chat, slot) or nil
 keep()
 -- What is told of the chat is read before it may be evicted: it may have become clean by this very change.
-local draft, title = false, false
-if A then draft, title = text_of('d:', A[@draft_length]), text_of('t:', A[@title_length]) end
-local message, body = D.message or D.touched or false, false
-if message then
+local draft, title = D.draft, D.title
+if A and draft == nil then draft = text_of('d:', A[@draft_length]) end
+if A and title == nil then title = text_of('t:', A[@title_length]) end
+local message, body = D.message or D.touched or false, D.body or false
+if message and not body then
   body = call('HGET', PERSON, 'b:' .. chat .. ':' .. message[@m_id])
-  if not body and D.message and CH.kind == 'message' then body = ARGV[5] end -- one that only the store has
+  if not body and CH.kind == 'message' then body = ARGV[5] end -- one that only the store has
 end
-evict(P)
+if crowded then evict(P) end
 
 local items = {}
 if D.items and #D.items > 0 then
@@ -163,27 +164,29 @@ write_person(P)
 
 if #items > 0 or begun then
   local payload
-  for _, process in ipairs(call('ZRANGEBYSCORE', WATCHING, now, '+inf')) do
-    if process ~= SET[@process] then
+  for at = 1, #P[@p_watching], 2 do
+    if P[@p_watching][at] ~= SET[@process] and P[@p_watching][at + 1] > now then
       if not payload then
         local large = (draft and #draft or 0) + (body and #body or 0) > @NOTICE
         payload = pack({
-          USER, P[@p_epoch], start, start_tag, items, chat, not large and A or false, not large and draft, not large and title,
-          not large and message, not large and body, D.deleted or false,
+          USER, P[@p_epoch], start, start_tag, items, chat, not large and A and (A == slot and packed or pack(A)),
+          not large and draft or false,
+          not large and title or false, not large and message, not large and body, D.deleted or false,
         })
       end
-      call('PUBLISH', SET[@channel] .. process, payload)
+      call('PUBLISH', SET[@channel] .. P[@p_watching][at], payload)
     end
   end
 end
 
+-- A text that was just given is not sent back: 1 stands for it.
 return {
   pack({
     'A', D.version or 0, D.op or false, D.title_version or 0, D.title_op or false, D.messages_version or 0, D.at or false,
-    D.created or false, D.again or false, D.consumed or false, D.doomed or false, D.draft_lost or false, A, D.deleted or false,
+    D.created or false, D.again or false, D.consumed or false, D.doomed or false, D.draft_lost or false, A and (A == slot and packed or pack(A)), D.deleted or false,
     message, D.message and true or false,
     D.replaced and { D.replaced.version, D.replaced.op, D.replaced.title_version, D.replaced.title_op } or false,
     P[@p_epoch], P[@p_end], P[@p_tag], start, start_tag, items,
   }),
-  draft, title, body, replaced_draft, replaced_title,
+  D.draft and 1 or draft or false, D.title and 1 or title or false, D.body and 1 or body, replaced_draft, replaced_title,
 }

@@ -33,6 +33,7 @@ for _, chat in ipairs(open(ARGV[5])) do
         A[@message_bytes] = A[@message_bytes] + 256 + message[@m_size]
       end
       put_chat(P, chat, A, C)
+      write_chat(chat, A)
     end
   end
 end

@@ -29,6 +29,6 @@ for _, chat in ipairs(a[2]) do
     write_chat(chat, C)
   end
 end
-evict(P)
+if crowded then evict(P) end
 write_person(P)
 return 1

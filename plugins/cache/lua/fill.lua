@@ -41,10 +41,10 @@ if C then
   N[@used], N[@draft_enqueued], N[@title_enqueued] = C[@used], C[@draft_enqueued], C[@title_enqueued]
   N[@due_first], N[@evictable] = C[@due_first], C[@evictable]
 end
-if N[@draft_length] >= 0 then call('HSET', PERSON, 'd:' .. chat, ARGV[5]) else call('HDEL', PERSON, 'd:' .. chat) end
-if N[@title_length] >= 0 then call('HSET', PERSON, 't:' .. chat, ARGV[6]) else call('HDEL', PERSON, 't:' .. chat) end
+if N[@draft_length] >= 0 then set('d:' .. chat, ARGV[5]) else call('HDEL', PERSON, 'd:' .. chat) end
+if N[@title_length] >= 0 then set('t:' .. chat, ARGV[6]) else call('HDEL', PERSON, 't:' .. chat) end
 for place, message in ipairs(messages) do
-  call('HSET', PERSON, 'b:' .. chat .. ':' .. message[@m_id], ARGV[6 + place])
+  set('b:' .. chat .. ':' .. message[@m_id], ARGV[6 + place])
 end
 write_messages(chat, messages)
 if not N[@doomed] and (N[@version] > math.max(N[@draft_enqueued], N[@stored_version])
@@ -52,5 +52,6 @@ if not N[@doomed] and (N[@version] > math.max(N[@draft_enqueued], N[@stored_vers
   mark_due(chat, N)
 end
 put_chat(P, chat, N, C)
+write_chat(chat, N)
 write_person(P)
 return 1

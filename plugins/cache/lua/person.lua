@@ -3,13 +3,28 @@
 -- KEYS are those of one person and of that person's shard, all in one slot; ARGV[1] the settings, ARGV[2] the user,
 -- ARGV[3] eight random hex digits.
 
-local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS, WATCHING = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local DUE, WAITING, PARKED, SHARD, INDEX, VISITS, RELEASED = KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local DUE, WAITING, PARKED, SHARD, INDEX, VISITS, RELEASED = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local call, pack, open = redis.call, cmsgpack.pack, cmsgpack.unpack
 local SET, USER, RANDOM = open(ARGV[1]), ARGV[2], ARGV[3]
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + SET[@skew] -- milliseconds, of the server and nobody else
+
+-- Writes to the person's hash are gathered and made in one call: a call costs more than what it does.
+local writes = {}
+
+local function set(field, value)
+  writes[#writes + 1] = field
+  writes[#writes + 1] = value
+end
+
+local function flush()
+  if #writes > 0 then
+    call('HSET', PERSON, unpack(writes))
+    writes = {}
+  end
+end
 
 -- the person -------------------------------------------------------------------------------------------------------------
 
@@ -28,7 +43,7 @@ local function read_person(raw)
   local P = raw and open(raw)
   local begun = false
   if not P then
-    P = { false, 0, '00000000', 0, '00000000', 0, 0, 0, now, now, 0, 0 }
+    P = { false, 0, '00000000', 0, '00000000', 0, 0, 0, now, now, 0, 0, now + 3600000, {} }
   end
   if not P[@p_epoch] or now - P[@p_seen] > SET[@events_ttl] then
     begin_epoch(P)
@@ -62,7 +77,8 @@ local function write_person(P)
     P[@p_visit] = now + math.min(SET[@ttl], SET[@draft_ttl]) + 1000
     call('ZADD', VISITS, P[@p_visit], USER)
   end
-  call('HSET', PERSON, 'p', pack(P))
+  set('p', pack(P))
+  flush()
 end
 
 -- fill tokens ------------------------------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ local function write_messages(chat, messages)
   if #messages == 0 then
     call('HDEL', PERSON, 'm:' .. chat)
   else
-    call('HSET', PERSON, 'm:' .. chat, pack(messages))
+    set('m:' .. chat, pack(messages))
   end
 end
 
@@ -163,6 +179,8 @@ local function let_go(P, chat, C)
   remove_chat(P, chat, C)
 end
 
+local crowded = false -- whether a chat became one that may be evicted
+
 local function settle_place(chat, C)
   -- Whether the chat may be evicted, after it or its entries changed. The caller writes the chat.
   if pinned(C) or holds_entry(chat) then
@@ -170,25 +188,35 @@ local function settle_place(chat, C)
       call('ZREM', LRU, chat)
       C[@evictable] = false
     end
-  else
+  elseif not C[@evictable] then
     call('ZADD', LRU, C[@used], chat)
     C[@evictable] = true
+    crowded = true
   end
 end
 
-local function write_chat(chat, C) call('HSET', PERSON, 'c:' .. chat, pack(C)) end
+local function write_chat(chat, C)
+  local packed = pack(C)
+  set('c:' .. chat, packed)
+  return packed
+end
+
+local function look_at(P, member, when)
+  -- Somebody looks at this chat or tombstone then, to see whether its time is over.
+  call('ZADD', ENDS, when, member)
+  P[@p_look] = math.min(P[@p_look], when)
+end
 
 local function put_chat(P, chat, C, before)
-  -- The chat is now this; `before` is what was here, or nil.
+  -- The chat is now this; `before` is what was here, or nil. The caller writes the chat.
   if before then
     count(P, before, -1)
   else
-    call('ZADD', ENDS, now + math.min(SET[@ttl], SET[@draft_ttl]), chat)
+    look_at(P, chat, now + math.min(SET[@ttl], SET[@draft_ttl]))
   end
   C[@touched] = now
   count(P, C, 1)
   settle_place(chat, C)
-  write_chat(chat, C)
 end
 
 local function use_chat(P, chat, C)
@@ -205,6 +233,7 @@ end
 
 local function evict(P)
   -- Lets go of the least recently used clean chats over the limit. They are in the store.
+  flush()
   local surplus = call('ZCARD', LRU) - SET[@active]
   if surplus > 0 then
     for _, chat in ipairs(call('ZRANGE', LRU, 0, surplus - 1)) do
@@ -216,6 +245,7 @@ end
 
 local function expire_some(P, most)
   -- Lets go of what is over, looking at no more than `most` places. A touch costs nothing: its chat is looked at again.
+  if now < P[@p_look] then return 0 end
   local looked = call('ZRANGEBYSCORE', ENDS, '-inf', '(' .. now, 'LIMIT', 0, most)
   for _, member in ipairs(looked) do
     if string.sub(member, 1, 2) == 'x:' then
@@ -233,6 +263,8 @@ local function expire_some(P, most)
       end
     end
   end
+  local following = call('ZRANGE', ENDS, 0, 0, 'WITHSCORES')[2]
+  P[@p_look] = following and tonumber(following) or (now + 3600000)
   return #looked
 end
 

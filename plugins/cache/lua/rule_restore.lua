@@ -1,0 +1,52 @@
+-- What a device holds and the server lost is put back, revision and all. The twin of rule/restoring.py.
+
+local function restore(V)
+  local before = V.chat
+  local B = before or new_chat(V.epoch)
+  local A, lost, draft, title = B, false, nil, nil
+  local replaced = { version = 0, op = false, title_version = 0, title_op = false }
+  local gave_way = false
+  if W.draft then
+    if W.draft.version > B[@version] then
+      if B[@draft_length] >= 0 then
+        replaced.draft, replaced.version, replaced.op, gave_way = true, B[@version], B[@draft_op], true
+      end
+      A = copy(A)
+      draft = W.draft.has_content and ARGV[5] or false
+      A[@draft_length] = draft and #draft or -1
+      A[@version], A[@draft_op], A[@draft_state] = W.draft.version, W.draft.op, W.draft.state
+      A[@draft_at], A[@draft_device] = CH.at, CH.device
+    elseif W.draft.version < B[@version] or W.draft.op ~= B[@draft_op] then
+      lost = reason_of(B)
+    end
+  end
+  if W.title and W.title.version > B[@title_version] then
+    if B[@title_length] >= 0 then
+      replaced.title, replaced.title_version, replaced.title_op, gave_way = true, B[@title_version], B[@title_op], true
+    end
+    A = copy(A)
+    title = W.title.has_content and ARGV[6] or false
+    A[@title_length] = title and #title or -1
+    A[@title_version], A[@title_op] = W.title.version, W.title.op
+    A[@title_at], A[@title_device] = CH.at, CH.device
+  end
+  if W.messages_version > B[@messages_version] then
+    A = copy(A)
+    A[@messages_version] = W.messages_version
+  end
+  if A == B then
+    if not before then return conflict('missing') end -- the device holds nothing either: no chat to make of that
+    if lost then return conflict(lost, B) end
+  else
+    A[@updated_at] = math.max(B[@updated_at], CH.at)
+    local D = over_quota(V, before, A)
+    if D then return D end
+  end
+  local D = accepted(before, A, {
+    items = { { 'restored', A[@version], false } }, replaced = gave_way and replaced or nil, draft_lost = lost,
+  })
+  D.draft, D.title = draft, title
+  return D
+end
+
+changes.restore = restore
