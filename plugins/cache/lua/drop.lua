@@ -24,7 +24,7 @@ for _, chat in ipairs(open(ARGV[5])) do
     end
     if #gone > 0 then
       local A = {}
-      for place = 1, @FIELDS do A[place] = C[place] end
+      for place = 1, #C do A[place] = C[place] end
       drop_bodies(chat, gone)
       write_messages(chat, rest)
       A[@older], A[@undelivered], A[@message_bytes], A[@message_count] = true, 0, 0, #rest

@@ -10,7 +10,7 @@ local own = {} -- and of the sidecar's own
 
 local function copy(C)
   local A = {}
-  for place = 1, @FIELDS do A[place] = C[place] end
+  for place = 1, #C do A[place] = C[place] end -- also what a newer sidecar put behind the fields that are known here
   return A
 end
 
