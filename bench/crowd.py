@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -79,11 +80,13 @@ class Crowd:
     ) -> AsyncIterator[Crowd]:
         """Everybody signed in, each chat begun."""
         pairs, chats = [], []
+        # Other people each time: an operation that the service remembers would be answered and tell nobody.
+        crowd = secrets.token_hex(4)
         async with AsyncExitStack() as stack:
             for number in range(people):
-                pair = await opener(service, f"crowd-{people}-{number}", number, drafts)
+                pair = await opener(service, f"crowd-{crowd}-{number}", number, drafts)
                 stack.push_async_callback(pair.close)
-                chat = Chat(f"bench-{people}-{number}")
+                chat = Chat(f"bench-{crowd}-{number}")
                 await pair.begin(chat)
                 pairs.append(pair)
                 chats.append(chat)

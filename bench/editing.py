@@ -12,6 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import cycle
 
+_PATIENCE = 60.0
+"""Seconds beyond the round's end; at a pace the server may be far behind by then."""
+
 
 class BenchFailed(Exception):
     """The server did not answer as it should; the text says what came instead."""
@@ -102,7 +105,11 @@ class Editing(ABC):
 
     async def _finish(self) -> None:
         if self._done is not None:
-            await self._done
+            try:
+                async with asyncio.timeout(self._until - time.perf_counter() + _PATIENCE):
+                    await self._done
+            except TimeoutError:
+                raise BenchFailed(f"{self._name}: an edit was never complete") from None
         self._check_last()
 
     def _next_op(self) -> bytes:

@@ -40,7 +40,8 @@ class Server(Section):
     )
     port: Annotated[int, Whole(0, 65_535)] = Field(default=8770, description="Port to listen on; 0 takes any free one.")
     workers: Annotated[int, Whole(1, 64)] = Field(
-        default=1, description="Processes on one port; more than 1 needs a shared cache such as redis."
+        default=1,
+        description="Processes on one port, one per core at most; more than 1 needs a shared cache such as redis.",
     )
     hosts: tuple[Annotated[str, Host()], ...] = Field(
         default=(), description="Names that a Host header may carry, without port; empty: the address it listens on."

@@ -24,25 +24,27 @@ _SEND_BUFFER = 256 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket. Raises `StartRefused` naming what to change.
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `StartRefused` naming what to change."""
+    with _refused_where_taken(host, port):
+        return _bound(host, port, listening=True)
 
-    `shared`: the port is one that `reserve` took, and other processes listen on it too.
+
+def share(host: str, port: int) -> socket.socket:
+    """A socket on a port that other processes of this sidecar have too; who listens on it is dealt a part of the connections.
+
+    Raises `StartRefused`.
     """
     with _refused_where_taken(host, port):
-        return _bound(host, port, shared=shared, listening=True)
+        return _bound(host, port, shared=True)
 
 
 def reserve(host: str, port: int) -> socket.socket:
-    """Takes a port for workers that `bind` it `shared`, without listening on it: the kernel deals connections to them alone.
-
-    Raises `StartRefused`, also where another process has the port and would share it.
-    """
-    with _refused_where_taken(host, port):
+    """Takes a port for workers that `share` it. Raises `StartRefused`, also where another program has it and would share it."""
+    with _refused_where_taken(host, port), _bound(host, port, listening=True) as alone:
         # First as one that shares with nobody: the kernel would let any other process of this user in.
-        with _bound(host, port, shared=False, listening=True) as alone:
-            port = alone.getsockname()[1]
-        return _bound(host, port, shared=True, listening=False)
+        port = alone.getsockname()[1]
+    return share(host, port)
 
 
 def url_of(bound: socket.socket) -> str:
@@ -62,7 +64,7 @@ def _refused_where_taken(host: str, port: int) -> Iterator[None]:
         ) from None
 
 
-def _bound(host: str, port: int, *, shared: bool, listening: bool) -> socket.socket:
+def _bound(host: str, port: int, *, shared: bool = False, listening: bool = False) -> socket.socket:
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

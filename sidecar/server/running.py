@@ -37,10 +37,11 @@ from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
-from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, url_of
+from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, share, url_of
 from sidecar.server.operators import operators_socket
+from sidecar.server.rereading import Reread
 from sidecar.server.siblings import Siblings, answering_siblings
-from sidecar.server.supervisor import Reread, supervise
+from sidecar.server.supervisor import supervise
 from sidecar.watchdog import Watchdog
 
 _YOUNG_OBJECTS = 50_000
@@ -146,8 +147,9 @@ class Server:
 async def serving(config: Config, assignment: Assignment | None = None) -> AsyncIterator[Server]:
     """Everything opened, and sockets accepted; `assignment` as one of several workers."""
     async with AsyncExitStack() as stack:
-        shared = assignment is not None
-        listener = bind(config.server.host, assignment.port if assignment else config.server.port, shared=shared)
+        host, port = config.server.host, config.server.port
+        # A worker listens when all is open: what it was dealt before would wait for it, and no other could take it.
+        listener = bind(host, port) if assignment is None else share(host, assignment.port)
         stack.callback(listener.close)
         metrics = Metrics()
         plugins, parts = await stack.enter_async_context(open_parts(config, metrics))
@@ -182,7 +184,7 @@ async def serving(config: Config, assignment: Assignment | None = None) -> Async
 
         def stop_accepting() -> None:
             close_door()
-            if shared:
+            if assignment is not None:
                 close_desk()  # another worker takes the command, and is not about to go
 
         gc.collect()
@@ -215,10 +217,11 @@ async def _listen(
 
     routes = [web.get("/ws", partial(serve_socket, context), allow_head=False), *health.routes()]
     stop_accepting = await _accept(stack, listener, routes)
-    port = assignment.metrics_port if assignment is not None else context.config.server.metrics_port
-    if port is not None:
-        separate = bind(context.config.server.host, port, shared=assignment is not None)
-        await _accept(stack, separate, [web.get("/metrics", metrics)])
+    host, port = context.config.server.host, context.config.server.metrics_port
+    if assignment is not None and assignment.metrics_port is not None:
+        await _accept(stack, share(host, assignment.metrics_port), [web.get("/metrics", metrics)])
+    elif port is not None:
+        await _accept(stack, bind(host, port), [web.get("/metrics", metrics)])
     return stop_accepting
 
 

@@ -19,23 +19,18 @@ from dataclasses import dataclass, field
 import structlog
 
 from sidecar.config import Config
-from sidecar.errors import ConfigError
 from sidecar.server import signals
 from sidecar.server.assignment import Assignment
 from sidecar.server.line import LAST, QUIET, STOP, Line
 from sidecar.server.premises import Premises, premises
+from sidecar.server.rereading import Reread, reread
 from sidecar.server.restarts import STEADY_SECONDS, Restarts
 from sidecar.server.signals import Signals
 from sidecar.server.worker_process import WorkerProcess
 
-Reread = Callable[[], Config]
-"""Reads the configuration anew. Raises `ConfigError`."""
-
 _FAILED = 1
 _REFUSED = frozenset({2, 3})
 """Exit statuses of a worker that will not start however often it is tried: wrong configuration, a part that refused."""
-_FIXED = ("host", "port", "workers", "metrics_port")
-"""Keys of `server` that hold as long as the supervisor does."""
 _SILENT_SECONDS = 30.0
 """A worker whose loop gave no sign of life for so long is replaced: the kernel goes on dealing it connections."""
 _READY_SECONDS = 60.0
@@ -47,7 +42,7 @@ _TICK_SECONDS = 1.0
 log = structlog.get_logger("sidecar.supervisor")
 
 
-def supervise(config: Config, ready: Callable[[str], None], reread: Reread | None) -> int | Assignment:
+def supervise(config: Config, ready: Callable[[str], None], read: Reread | None) -> int | Assignment:
     """Runs `config.server.workers` workers until SIGTERM or SIGINT, and returns the exit status.
 
     Returns in every worker too, with its assignment. `ready` is called with the URL once all of them accept sockets.
@@ -55,7 +50,7 @@ def supervise(config: Config, ready: Callable[[str], None], reread: Reread | Non
     """
     try:
         with premises(config) as shared, Signals() as woken:
-            return _Supervisor(config, shared, reread, woken).run(ready)
+            return _Supervisor(config, shared, read, woken).run(ready)
     except _Born as born:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(
@@ -91,10 +86,10 @@ class _Place:
 
 
 class _Supervisor:
-    def __init__(self, config: Config, shared: Premises, reread: Reread | None, woken: Signals) -> None:
+    def __init__(self, config: Config, shared: Premises, read: Reread | None, woken: Signals) -> None:
         self._config = config
         self._shared = shared
-        self._reread = reread
+        self._read = read
         self._woken = woken
         self._places = [_Place(number) for number in range(1, config.server.workers + 1)]
         self._processes: list[WorkerProcess] = []
@@ -131,7 +126,7 @@ class _Supervisor:
         self._mind(lambda: self._over or all(place.ready() for place in self._places))
 
     def _replace_all(self) -> None:
-        config = self._new_config()
+        config = reread(self._config, self._read) if self._read is not None else self._config
         if config is None:
             return
         log.info("workers_replaced_one_by_one", workers=len(self._places))
@@ -152,10 +147,14 @@ class _Supervisor:
         if self._over:
             return False
         if new is None or not new.ready:
-            log.error("worker_not_replaced", worker=place.number, reason="its successor did not start, so it goes on")
+            log.error(
+                "worker_not_replaced", worker=place.number, reason="its successor did not start; the others go on"
+            )
             if new is not None:
                 new.kill()
             place.successor = None
+            if place.process is None and place.due is None:
+                place.due = time.monotonic() + place.restarts.died(0.0)  # it was dead before, and is tried again
             return False
         place.process, place.successor = new, None
         if old is not None and not old.ended:
@@ -296,28 +295,3 @@ class _Supervisor:
             operators=self._shared.operators,
             line=Line(line, self._share + _LEAVE_SECONDS),
         )
-
-    def _new_config(self) -> Config | None:
-        """What the configuration says now; None when it is wrong, and then everything goes on as it is."""
-        if self._reread is None:
-            return self._config
-        try:
-            config = self._reread()
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error(
-                    "configuration_refused",
-                    path=problem.path,
-                    line=problem.line,
-                    reason=problem.message,
-                    remedy=problem.remedy,
-                )
-            return None
-        fixed = {name: getattr(self._config.server, name) for name in _FIXED}
-        changed = [f"server.{name}" for name, value in fixed.items() if getattr(config.server, name) != value]
-        if config.data_dir != self._config.data_dir:
-            changed.append("data_dir")
-        if changed:
-            log.warning("restart_needed", names=changed, reason="these keys hold until the sidecar is started anew")
-        server = config.server.model_copy(update=fixed)
-        return config.model_copy(update={"server": server, "data_dir": self._config.data_dir})

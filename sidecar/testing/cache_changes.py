@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from sidecar.changes import (
     Accepted,
     Conflict,
@@ -191,3 +193,17 @@ class ChangesContract(CacheBackend):
         await alice.delete("two")
         await alice.draft("a", chat="four")
         await Writer(cache, "bob").draft("a")
+
+    async def test_t52_what_is_over_counts_no_more(self, cache: Cache) -> None:
+        """T52: a chat whose life has ended frees its place, whatever change comes by first."""
+        if not self.can_travel:
+            pytest.skip("this backend's time cannot be moved")
+        cache.chats.limits = Limits(draft_chats=2, draft_ttl=10, ttl=10)
+        alice = Writer(cache)
+        for name in ("one", "two"):
+            await alice.draft("a", chat=name)
+        await self.travel(15)
+        assert (await alice.conflict(PutTitle(sealed("t"), 1), "three")).reason == "missing"
+        for name in ("four", "five"):
+            await alice.draft("a", chat=name)
+        assert await alice.commit(alice.change(PutDraft(sealed("a"), 0), "six")) == OverQuota("draft_chats", 2)

@@ -150,6 +150,16 @@ async def test_a_worker_that_dies_in_the_middle_of_a_command_leaves_the_others_f
         assert "result" in (await operate(tmp_path, "keys-rotate"))[-1], "it waited for the next worker"
 
 
+async def test_workers_that_replaced_others_take_the_commands(supervised: Supervised, tmp_path: Path) -> None:
+    async with supervised() as process:
+        process.signal(signal.SIGHUP)
+        await until(lambda: any(line["event"] == "workers_replaced" for line in process.lines()), 30)
+        for _ in range(20):
+            assert "result" in (await operate(tmp_path, "plugins-positions"))[-1]
+        counted = await samples(process)
+        assert [counted["sidecar_worker_starts_total", number] for number in "123"] == [2.0] * 3
+
+
 async def test_the_command_line_asks_whichever_worker_answers(supervised: Supervised) -> None:
     async with supervised() as process, Device(process.url) as device:
         asking = await asyncio.create_subprocess_exec(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.workers import PRIVATE, Supervised, supervised
+from tests.integration.workers import PRIVATE, Supervised, get, supervised
 from tests.integration.world import until
 from tests.process import SidecarProcess
 
@@ -97,6 +98,11 @@ async def test_a_worker_that_does_not_come_back_is_tried_again_while_others_serv
         await until(lambda: len(deaths(process)) >= 3)
         assert deaths(process)[:3] == ["SIGKILL", "3", "3"]
         assert {*others} <= {each.pid for each in process.workers()}
+        process.signal(signal.SIGHUP)  # which is no end of it
+        await until(lambda: any(line["event"] == "worker_not_replaced" for line in process.lines()))
+        died = len(deaths(process))
+        await until(lambda: len(deaths(process)) > died, 30)
+        assert {*others} <= {each.pid for each in process.workers()}
         process.write_config(auth=doomed("refused", spared=1000))
         process.signal(signal.SIGHUP)
         await until(
@@ -104,6 +110,18 @@ async def test_a_worker_that_does_not_come_back_is_tried_again_while_others_serv
         )
         process.signal(signal.SIGTERM)
         assert await process.exit() == 0
+
+
+async def test_a_worker_that_is_still_starting_is_dealt_nobody(supervised: Supervised, tmp_path: Path) -> None:
+    """The others answer everybody meanwhile; what the kernel had dealt it would have to wait."""
+    async with supervised(auth=doomed("slow", spared=3)) as process:
+        killed = process.workers()[0].pid
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: starts(tmp_path) == 4)
+        for _ in range(30):
+            async with asyncio.timeout(2):
+                assert (await get(process, "/livez"))[0] == 200
+        assert all(each.pid != killed for each in process.workers())
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,7 +1,8 @@
-"""An authenticator that ends its process, or refuses, while it is entered: `how` says how."""
+"""An authenticator that ends its process, refuses or takes its time while it is entered: `how` says how."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from typing import Self
@@ -36,6 +37,8 @@ class Doomed:
                 raise StartRefused("auth", "the credentials are wrong; mend them")
             case "away":
                 raise Unavailable("auth", "nobody answers")
+            case "slow":
+                await asyncio.sleep(4.0)
         return self
 
     async def __aexit__(self, *_: object) -> None:

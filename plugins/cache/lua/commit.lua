@@ -36,12 +36,12 @@ local chat, operation = CH.chat, CH.operation
 local by_client = CH.kind == 'draft' or CH.kind == 'title' or CH.kind == 'restore' or CH.kind == 'message'
 local fields = call('HMGET', PERSON, 'p', 'c:' .. chat, 'x:' .. chat, operation and ('o:' .. operation) or 'o')
 local P, begun = read_person(fields[1])
-expire_some(P, 8)
+local expired = expire_some(P, 8) > 0
 local raw = fields[2]
 local C = raw and open(raw) or nil
 if C and over(P, chat, C) then
   remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
-  C = nil
+  C, expired = nil, true
 end
 
 local V = { epoch = P[@p_epoch], chat = C, drafts = P[@p_drafts], bytes = P[@p_bytes] }
@@ -90,7 +90,7 @@ end
 if D.code ~= 'A' then
   local winner = D.winner
   if D.code == 'C' and operation and (D.remember or D.forget) then keep() end
-  if begun or D.remember or now - P[@p_seen] > 60000 then write_person(P) end
+  if begun or expired or D.remember or now - P[@p_seen] > 60000 then write_person(P) else flush() end
   if D.code == 'C' then
     local draft, title = false, false
     if winner then draft, title = text_of('d:', winner[@draft_length]), text_of('t:', winner[@title_length]) end
