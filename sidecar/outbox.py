@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -15,6 +16,7 @@ from sidecar.errors import Unavailable
 from sidecar.ids import UserHash
 from sidecar.listeners import Listener
 from sidecar.outbox_position import PluginPosition
+from sidecar.outbox_shards import Shards
 from sidecar.parts import Parts
 from sidecar.slots.cache import Lease
 
@@ -22,6 +24,8 @@ _LEASE_SECONDS = 6.0
 """With a look every quarter of it, another process goes on with the work of a dead one within eight seconds."""
 _WORKERS = 1000
 """Processes that share the work."""
+_WATCH_SECONDS = 0.25
+"""How often it is looked for leases that ended."""
 
 log = structlog.get_logger("sidecar.outbox")
 
@@ -36,8 +40,8 @@ class OutboxWorker:
     def __init__(self, parts: Parts, listeners: Sequence[Listener], holder: str) -> None:
         self._parts = parts
         self._holder = holder
-        self._leases: dict[str, Lease] = {}
-        self._positions = [PluginPosition(parts, listener, self._leases) for listener in listeners]
+        self._shards = Shards()
+        self._positions = [PluginPosition(parts, listener, self._shards) for listener in listeners]
         self._names = [listener.name for listener in listeners]
         self._tasks: list[asyncio.Task[None]] = []
         self._joined = False
@@ -48,7 +52,7 @@ class OutboxWorker:
             await self._take()  # before anything is accepted, so that the first change has listeners
         except Unavailable as error:
             log.warning("outbox_waits", part=error.part)
-        self._tasks = [asyncio.create_task(self._hold())]
+        self._tasks = [asyncio.create_task(self._hold()), asyncio.create_task(self._watch())]
         self._tasks += [asyncio.create_task(position.work()) for position in self._positions]
         self._tasks.append(asyncio.create_task(self._measure()))
         return self
@@ -58,14 +62,14 @@ class OutboxWorker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         leases = self._parts.cache.leases
-        own = [*self._leases.values(), Lease("outbox_workers", self._holder, self._fence)]
+        own = [*self._shards.leases, Lease("outbox_workers", self._holder, self._fence)]
         # Where that fails they end by themselves.
         await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
 
     def wake(self, user: UserHash | None = None) -> None:
         """There may be something to deliver, of this person (None: of anybody)."""
         shard = f"outbox:{self._parts.cache.outbox.shard_of(user)}" if user is not None else None
-        if shard is None or shard in self._leases:
+        if shard is None or shard in self._shards:
             for position in self._positions:
                 position.wake(shard)
 
@@ -102,10 +106,10 @@ class OutboxWorker:
             workers = max(1, len(await leases.held("outbox_workers")))
         share = shards if everything else -(-shards // workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
-        mine = [name for name in names if name in self._leases]
+        mine = [name for name in names if name in self._shards]
         # Each process begins elsewhere, so that they seldom want the same one.
         start = random.randrange(shards)  # noqa: S311
-        others = [name for name in [*names[start:], *names[:start]] if name not in self._leases]
+        others = [name for name in [*names[start:], *names[:start]] if name not in mine]
         taken = await asyncio.gather(*(self._take_shard(name) for name in mine))
         missing = share - sum(taken)
         while missing > 0 and others:
@@ -114,22 +118,29 @@ class OutboxWorker:
         await self._give_back(-missing)
 
     async def _take_shard(self, name: str) -> bool:
+        until = time.monotonic() + _LEASE_SECONDS  # from before it is asked for: never later than the cache has it
         lease = await self._parts.cache.leases.take(name, self._holder, _LEASE_SECONDS)
         if lease is None:
-            self._leases.pop(name, None)
-        elif self._leases.get(name) != lease:
-            self._leases[name] = lease
+            if self._shards.drop(name):
+                self._abandon(name)
+        elif self._shards.keep(lease, until):
             for position in self._positions:
                 position.wake(name)
         return lease is not None
 
+    def _abandon(self, name: str) -> None:
+        """Others may be at work on this shard: what is under way here is broken off, and they do it again."""
+        for position in self._positions:
+            position.abandon(name)
+
     async def _give_back(self, surplus: int) -> None:
-        for name in list(self._leases):
+        for lease in self._shards.leases:
             if surplus <= 0:
                 return
-            if not any(position.at_work(name) for position in self._positions):
+            if not any(position.at_work(lease.name) for position in self._positions):
                 surplus -= 1
-                await self._parts.cache.leases.leave(self._leases.pop(name))
+                self._shards.drop(lease.name)
+                await self._parts.cache.leases.leave(lease)
 
     async def _hold(self) -> None:
         while True:
@@ -138,6 +149,13 @@ class OutboxWorker:
                 await self._take()
             except Unavailable as error:
                 log.warning("outbox_waits", part=error.part)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            for name in self._shards.over():
+                log.warning("outbox_lease_over", name=name)
+                self._abandon(name)
 
     async def _measure(self) -> None:
         metrics = self._parts.metrics

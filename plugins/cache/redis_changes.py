@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
+from plugins.cache.redis_layout import NEWS
 from plugins.cache.redis_records import body_of, chat_of, item_of, message_of, micro, pack, time_of, unpack
 from sidecar import (
     Accepted,
@@ -203,7 +204,7 @@ def _word(value: Any) -> str | None:
 def notice_of(packed: bytes) -> tuple[str, Step]:
     """What another process tells of a change that it made: whose it was, and the step."""
     told = unpack(packed)
-    user, epoch, start, start_tag, packed_items, chat_id, record, draft, title, place, body, deleted = told
+    user, epoch, start, start_tag, packed_items, chat_id, record, draft, title, place, body, deleted = told[: len(NEWS)]
     user, epoch, chat_id = user.decode(), epoch.decode(), chat_id.decode()
     items = tuple(item_of(each, start + number) for number, each in enumerate(packed_items, 1))
     start_cursor = Cursor(epoch, start, start_tag.decode())

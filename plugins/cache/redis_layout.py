@@ -14,6 +14,11 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from zlib import crc32
 
+LAYOUT = 1
+"""The number of what is described here and in the scripts. Written down in Redis by the first process, and one of another number
+does not start. Places may be added at the end of an array: a process that does not know them passes over them and keeps them.
+Whatever else changes is a new number."""
+
 CHAT = (
     *("epoch", "key", "created_at", "updated_at", "title_version", "title_op", "title_at", "title_device", "version"),
     *("draft_op", "draft_state", "draft_at", "draft_device", "messages_version", "last_sequence"),
@@ -31,6 +36,11 @@ MESSAGE = ("m_id", "m_sequence", "m_status", "m_at", "m_size", "m_place")
 BODY = ("client_message_id", "role", "sender_name", "content")
 ITEM = ("i_tag", "i_kind", "i_chat", "i_version", "i_ref", "i_connection", "i_device", "i_at")
 ENTRY = ("e_user", "e_chat", "e_kind", "e_message", "e_at", "e_left")
+NEWS = (
+    *("n_user", "n_epoch", "n_start", "n_start_tag", "n_items", "n_chat", "n_record", "n_draft", "n_title", "n_place"),
+    *("n_body", "n_deleted"),
+)
+"""What a process is told of another's change."""
 REMEMBERED = (
     *("r_digest", "r_at", "r_accepted", "r_reason", "r_kind", "r_version", "r_op", "r_title_version", "r_title_op"),
     *("r_messages_version", "r_message", "r_created", "r_consumed", "r_draft_lost", "r_replaced", "r_since"),
@@ -76,7 +86,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "due": ("person", *_ENTRIES),
     **dict.fromkeys(("read", "prepare", "events", "here", "sweep", "hurry"), _OF_A_PERSON),
     **dict.fromkeys(("pending", "settle", "parked", "join", "positions", "forget", "hurry_all"), _OF_A_SHARD),
-    **dict.fromkeys(("lease", "look", "absent", "visits", "shards"), ()),
+    **dict.fromkeys(("lease", "look", "absent", "visits", "agreed"), ()),
 }
 
 

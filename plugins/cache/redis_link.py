@@ -42,6 +42,8 @@ class Link:
         self._lanes: dict[tuple[str, LaneName], list[Lane]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = True
+        self.barred: str | None = None
+        """Why no call is made, though Redis answers: it was not looked at yet, or is none that can be used."""
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
@@ -68,10 +70,19 @@ class Link:
         if self._cluster is not None:
             await self._cluster.aclose()
 
-    async def run(self, name: str, keys: tuple[bytes, ...], *arguments: bytes | int, lane: LaneName = "rest") -> Any:
-        """The answer of a script; its keys lie in one slot. None is nil."""
+    async def run(
+        self,
+        name: str,
+        keys: tuple[bytes, ...],
+        *arguments: bytes | int,
+        lane: LaneName = "rest",
+        anyway: bool = False,
+    ) -> Any:
+        """The answer of a script; its keys lie in one slot. None is nil. `anyway`: though the link is barred."""
         if self._closed:
             raise Unavailable("cache", "it is closed")
+        if self.barred is not None and not anyway:
+            raise Unavailable("cache", self.barred, retry_after=1.0)
         call = Call(script(name), keys, arguments, asyncio.get_running_loop().time() + self._timeout)
         if self._cluster is None:
             answer = await self._lane("server", lane)(call)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_layout import ENTRY
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_records import pack, time_of, unpack
 from plugins.cache.redis_settings import ScriptSettings
@@ -106,7 +107,7 @@ def _lost(lease: Lease) -> LeaseLost:
 
 def _entry(told: Sequence[Any]) -> Entry:
     entry_id, packed, tries = told
-    user, chat_id, kind, message_id, at, _ = unpack(packed)
+    user, chat_id, kind, message_id, at, _ = unpack(packed)[: len(ENTRY)]
     return Entry(
         id=entry_id.decode(),
         user=UserHash(user.decode()),

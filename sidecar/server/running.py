@@ -32,6 +32,7 @@ from sidecar.opening_parts import open_parts
 from sidecar.outbox import OutboxWorker
 from sidecar.server.assignment import Assignment
 from sidecar.server.context import Context
+from sidecar.server.cut_off import watch_cache
 from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
@@ -169,7 +170,7 @@ async def serving(config: Config, assignment: Assignment | None = None) -> Async
             door=Doorkeeper(config.server.host, config.server.hosts, config.server.origins, config.server.cookie),
             digest_key=hashlib.sha256((config.pepper or "").encode()).digest(),
         )
-        for follower in (keep_house(context), follow_ended(context), follow_store(context)):
+        for follower in (keep_house(context), follow_ended(context), follow_store(context), watch_cache(context)):
             task = asyncio.create_task(follower)
             stack.push_async_callback(_cancel, task)
         operators = assignment.operators if assignment is not None else None

@@ -96,7 +96,9 @@ async def test_s72_a_store_that_is_away_for_long_costs_no_try_and_no_dead_letter
         await one.ask("chat_delete", {"chatId": "c"})
         await until(lambda: len(store.calls) > 40)
         outbox = server.context.parts.cache.outbox
-        entries = await outbox.pending(server.context.worker._leases[shard_of(server, one)], "persistence", 100)
+        lease = server.context.worker._shards.lease(shard_of(server, one))
+        assert lease is not None
+        entries = await outbox.pending(lease, "persistence", 100)
         assert len(entries) >= 11
         assert {entry.tries for entry in entries} == {0}
         assert await parked(server) == []

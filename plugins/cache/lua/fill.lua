@@ -40,6 +40,7 @@ if C then
   if C[@message_count] > 0 then drop_bodies(chat, read_messages(chat)) end
   N[@used], N[@draft_enqueued], N[@title_enqueued] = C[@used], C[@draft_enqueued], C[@title_enqueued]
   N[@due_first], N[@evictable] = C[@due_first], C[@evictable]
+  for place = @FIELDS + 1, #C do N[place] = C[place] end -- what a newer sidecar keeps of the chat
 end
 if N[@draft_length] >= 0 then set('d:' .. chat, ARGV[5]) else call('HDEL', PERSON, 'd:' .. chat) end
 if N[@title_length] >= 0 then set('t:' .. chat, ARGV[6]) else call('HDEL', PERSON, 't:' .. chat) end
