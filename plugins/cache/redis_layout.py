@@ -51,6 +51,7 @@ SETTINGS = (
 )
 
 _NUMBERS = {
+    "FIELDS": len(CHAT),
     "OUTCOMES": 100_000,  # outcomes kept of a person; the oldest goes first
     "TOKENS": 20_000,
     "NOTICE": 16 * 1024,  # bytes of text that a notice carries; what is larger is read
