@@ -60,6 +60,7 @@ class PluginPosition:
         self._pauses = 0
         self._wanted: set[str] = set()
         self._wake = asyncio.Event()
+        self._stopped = False
         self.looks = 0
         """How often all shards of this process were looked at."""
 
@@ -67,6 +68,16 @@ class PluginPosition:
         """There may be something to deliver on this shard (None: on any that this process holds)."""
         self._wanted.update((shard,) if shard is not None else self._shards)
         self._wake.set()
+
+    async def finish(self) -> None:
+        """Takes up nothing more; returns when what is under way is finished, and settled."""
+        self._stopped = True
+        while not self.idle:
+            self._wake.set()
+            if self._busy:
+                await asyncio.wait([task for _, task in self._busy.values()])
+            else:
+                await asyncio.sleep(0.02)
 
     def at_work(self, shard: str) -> bool:
         """Whether anything of this shard is under way or waits to be settled."""
@@ -84,7 +95,7 @@ class PluginPosition:
                     self._wanted.update(self._shards)
                 try:
                     await self._settle()
-                    if loop.time() >= self._paused_until:
+                    if loop.time() >= self._paused_until and not self._stopped:
                         wanted, self._wanted = self._wanted, set()
                         everything = wanted.issuperset(self._shards)
                         await self._start(wanted)
@@ -171,6 +182,8 @@ class PluginPosition:
         """The entries of one chat, one after the other, until one does not go through, or others may be at work on them."""
         counts = self._parts.metrics.delivered
         for place, entry in enumerate(entries):
+            if self._stopped:
+                return
             error: Exception | None = None
             try:
                 await self._delivery.deliver(entry, lambda: self._shards.holds(lease))
