@@ -82,7 +82,7 @@ def notices_of(server: Server) -> Notices:
 
 def shards_of(server: Server) -> list[str]:
     """The shards whose outbox this one works."""
-    return sorted(server.context.worker._leases)
+    return sorted(server.context.worker._shards)
 
 
 def travel(servers: Sequence[Server], seconds: float) -> None:

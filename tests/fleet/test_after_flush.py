@@ -70,7 +70,7 @@ async def test_f7_s20_the_devices_are_told_and_bring_their_drafts_back(fleet: Fl
 async def test_f7_what_is_sent_right_after_a_loss_reaches_the_store(fleet: Fleet, redis_server: RedisServer) -> None:
     """F7: though the outbox, its plugins and the leases of its shards are gone: nothing accepted is without an entry."""
     async with fleet.serving(2, drafts=AT_ONCE) as servers, alice_on(*servers) as devices:
-        fences = {name: lease.fence for server in servers for name, lease in server.context.worker._leases.items()}
+        fences = {lease.name: lease.fence for server in servers for lease in server.context.worker._shards.leases}
         for number in range(3):
             await flush(redis_server)
             for device, chat in zip(devices, ("a", "b"), strict=True):
@@ -82,8 +82,8 @@ async def test_f7_what_is_sent_right_after_a_loss_reaches_the_store(fleet: Fleet
             lambda: sorted(shard for server in servers for shard in shards_of(server)) == sorted(fences), SOON * 2
         )
         for server in servers:
-            for name, lease in server.context.worker._leases.items():
-                assert lease.fence > fences[name]
+            for lease in server.context.worker._shards.leases:
+                assert lease.fence > fences[lease.name]
 
 
 def _stored(fleet: Fleet) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -290,7 +290,7 @@ async def _watched(redis_server: RedisServer, count: int) -> bool:
     found = 0
     async with redis_server.client() as redis:
         async for key in redis.scan_iter("*:person:*"):
-            person = unpack(await redis.hget(key, "p"))  # type: ignore[misc]
+            person = unpack(cast("bytes", await redis.hget(key, "p")))
             found += len(person[PERSON.index("p_watching")]) // 2
     return found == count
 
