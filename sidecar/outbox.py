@@ -117,7 +117,9 @@ class OutboxWorker:
         lease = await self._parts.cache.leases.take(name, self._holder, _LEASE_SECONDS)
         if lease is None:
             self._leases.pop(name, None)
-        elif self._leases.get(name) != lease:
+        elif (before := self._leases.get(name)) != lease:
+            if before is not None:
+                self._joined = False  # ours, and another one all the same: the cache was lost, and who listens with it
             self._leases[name] = lease
             for position in self._positions:
                 position.wake(name)

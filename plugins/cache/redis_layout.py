@@ -37,7 +37,7 @@ REMEMBERED = (
 )
 SETTINGS = (
     *("skew", "process", "shard", "channel", "active", "ttl", "draft_ttl", "debounce", "max_debounce", "draft_chats"),
-    *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept"),
+    *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept", "listeners"),
 )
 
 _NUMBERS = {

@@ -38,6 +38,7 @@ class RedisOutbox(Outbox):
         return int(number)
 
     async def join(self, plugins: Sequence[str]) -> None:
+        self._settings.listeners = dict.fromkeys((*self._settings.listeners, *plugins))
         names = pack(list(plugins))
         await self._link.run_all(self._call("join", shard, "", names) for shard in range(self.shards))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_records import pack
 from sidecar import Limits
@@ -15,6 +17,7 @@ class ScriptSettings:
         self.process = process
         self._limits = Limits()
         self._skew = 0
+        self._listeners: tuple[str, ...] = ()
         self._packed: dict[int, bytes] = {}
 
     @property
@@ -36,6 +39,16 @@ class ScriptSettings:
         self._skew = round(seconds * 1000)
         self._packed.clear()
 
+    @property
+    def listeners(self) -> tuple[str, ...]:
+        """The plugins of this process that listen to the outbox."""
+        return self._listeners
+
+    @listeners.setter
+    def listeners(self, names: Iterable[str]) -> None:
+        self._listeners = tuple(names)
+        self._packed.clear()
+
     def packed(self, shard: int) -> bytes:
         """The settings in the order of `redis_layout.SETTINGS`."""
         packed = self._packed.get(shard)
@@ -48,6 +61,7 @@ class ScriptSettings:
                     *(round(seconds * 1000) for seconds in times),
                     *(limits.draft_chats, limits.bytes, limits.events_kept, round(limits.events_ttl * 1000)),
                     *(round(limits.tombstones_ttl * 1000), round(limits.outcomes_ttl * 1000), limits.messages_kept),
+                    list(self._listeners),
                 ]
             )
         return packed
