@@ -36,11 +36,13 @@ local chat, operation = CH.chat, CH.operation
 local by_client = CH.kind == 'draft' or CH.kind == 'title' or CH.kind == 'restore' or CH.kind == 'message'
 local fields = call('HMGET', PERSON, 'p', 'c:' .. chat, 'x:' .. chat, operation and ('o:' .. operation) or 'o')
 local P, begun = read_person(fields[1])
-local expired = expire_some(P, 8) > 0
+local looked = expire_some(P, 8)
+local expired = looked > 0
 local raw = fields[2]
+if expired and raw then raw = call('HGET', PERSON, 'c:' .. chat) end -- what was over may be this very chat
 local C = raw and open(raw) or nil
 if C and over(P, chat, C) then
-  remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
+  let_go(P, chat, C) -- one whose life is over and that nobody has taken away yet
   C, expired = nil, true
 end
 
@@ -57,6 +59,11 @@ function V.messages()
 end
 
 local D = decide(V)
+if D.code == 'Q' and looked == 8 then
+  expire_some(P, 1000) -- there may be more that is over, and it counts no more
+  V.drafts, V.bytes, index = P[@p_drafts], P[@p_bytes], nil
+  D = decide(V)
+end
 
 local function forget_outcome() call('HDEL', PERSON, 'o:' .. operation, 'rd:' .. operation, 'rt:' .. operation) end
 

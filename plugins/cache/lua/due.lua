@@ -27,6 +27,8 @@ for _, chat in ipairs(a[2]) do
   if C then
     settle_place(chat, C)
     write_chat(chat, C)
+    local ends = ends_at(P, chat, C)
+    if ends then look_at(P, chat, ends) end -- the entry kept it alive, which may be what it lived by
   end
 end
 if crowded then evict(P) end
