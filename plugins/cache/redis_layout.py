@@ -71,19 +71,19 @@ SETTINGS = (
 
 _NUMBERS = {
     "FIELDS": len(CHAT),
+    "MOST": 255,  # fields of any array
     "OUTCOMES": 100_000,  # outcomes kept of a person; the oldest goes first
     "TOKENS": 20_000,
     "NOTICE": 16 * 1024,  # bytes of text that a notice carries; what is larger is read
     "SKEW": 86_400_000,  # how far ahead of ours, in milliseconds, the time of a cursor's epoch is believed
     "PRESENCE": 60_000,  # milliseconds for which a process is written down as one that wants to hear of a person
 }
-_LENGTHS = {
-    f"{name}_{what}": number
-    for name, names in (("CHAT", CHAT), ("PERSON", PERSON), ("CHANGE", CHANGE), ("SETTINGS", SETTINGS))
-    for what, number in (("FIELDS", len(names)), ("HEAD", 1 if len(names) < 16 else 3))
+_HEADS = {
+    f"{name}_HEAD": 1 if len(names) < 16 else 3
+    for name, names in (("CHAT", CHAT), ("CHANGE", CHANGE), ("SETTINGS", SETTINGS))
 }
-"""Of arrays that a script takes apart without the table that `cmsgpack.unpack` would have to enlarge again and again: how many
-fields, and how many bytes MessagePack puts before them."""
+"""How many bytes MessagePack puts before the fields of arrays that a script takes apart without the table that `cmsgpack.unpack`
+would have to enlarge again and again. A chat of a newer sidecar has more fields and the same head."""
 _PLACES: dict[str, int] = (
     {
         name: place
@@ -91,7 +91,7 @@ _PLACES: dict[str, int] = (
         for place, name in enumerate(names, 1)
     }
     | _NUMBERS
-    | _LENGTHS
+    | _HEADS
 )
 
 ALONE = frozenset({"commit_text", "commit_restore"})

@@ -6,7 +6,7 @@ local fields = call('HMGET', PERSON, 'p', chat_field, outcome_field)
 local P, begun = read_person(fields[1])
 local expired = now >= P[@p_look] and later.expire_some(P, 8) > 0
 local raw = fields[2]
-local C = raw and { select(2, part(raw, @CHAT_FIELDS, @CHAT_HEAD)) } or nil
+local C = raw and { select(2, part(raw, @MOST, @CHAT_HEAD)) } or nil
 if C and now - C[@touched] > shortest and later.over(P, chat, C) then
   later.remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
   C, expired = nil, true

@@ -7,7 +7,7 @@ local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS = KEYS[1], KEYS[2], KEYS[3], KEYS
 local DUE, VISITS, INDEX = KEYS[7], KEYS[8], KEYS[9]
 local call, pack, open = redis.call, cmsgpack.pack, cmsgpack.unpack
 local part = cmsgpack.unpack_limit -- what it leaves, and the fields of an array whose head it is told to skip
-local SET, USER, RANDOM = { select(2, part(ARGV[1], @SETTINGS_FIELDS, @SETTINGS_HEAD)) }, ARGV[2], ARGV[3]
+local SET, USER, RANDOM = { select(2, part(ARGV[1], @MOST, @SETTINGS_HEAD)) }, ARGV[2], ARGV[3]
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + SET[@skew] -- milliseconds, of the server and nobody else
@@ -27,7 +27,7 @@ end
 
 local function read_person(raw)
   -- The person's record, and whether an epoch had to be made.
-  local P = raw and { select(2, part(raw, @PERSON_FIELDS, @PERSON_HEAD)) }
+  local P = raw and open(raw)
   local begun = false
   if not P then
     P = { false, 0, '00000000', 0, '00000000', 0, 0, 0, now, now, 0, 0, now + 3600000, {} }
@@ -182,7 +182,7 @@ setmetatable(later, { __index = function(_, name)
 
   function later.read_chat(chat)
     local raw = call('HGET', PERSON, 'c:' .. chat)
-    return raw and { select(2, part(raw, @CHAT_FIELDS, @CHAT_HEAD)) } or nil
+    return raw and { select(2, part(raw, @MOST, @CHAT_HEAD)) } or nil
   end
 
   function later.write_chat(chat, C)
