@@ -22,8 +22,9 @@ from sidecar.slots.cache import Lease
 
 _LEASE_SECONDS = 6.0
 """With a look every quarter of it, another process goes on with the work of a dead one within eight seconds."""
-_WORKERS = 1000
-"""Processes that share the work."""
+_PROCESSES = "outbox_workers"
+_MOST_PROCESSES = 1000
+"""That share the work."""
 _WATCH_SECONDS = 0.25
 """How often it is looked for leases that ended."""
 
@@ -45,6 +46,7 @@ class OutboxWorker:
         self._names = [listener.name for listener in listeners]
         self._tasks: list[asyncio.Task[None]] = []
         self._joined = False
+        self._leaving = False
         self._fence = 0
 
     async def __aenter__(self) -> OutboxWorker:
@@ -61,10 +63,7 @@ class OutboxWorker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        leases = self._parts.cache.leases
-        own = [*self._shards.leases, Lease("outbox_workers", self._holder, self._fence)]
-        # Where that fails they end by themselves.
-        await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
+        await self._leave()
 
     def wake(self, user: UserHash | None = None) -> None:
         """There may be something to deliver, of this person (None: of anybody)."""
@@ -73,10 +72,26 @@ class OutboxWorker:
             for position in self._positions:
                 position.wake(shard)
 
-    async def flush(self, seconds: float) -> None:
-        """What is due at the latest is due now; returns when it is delivered, or after so many seconds."""
+    async def hand_over(self, seconds: float) -> None:
+        """Other processes go on: takes up nothing more, finishes what is under way, and leaves the rest to them at once."""
+        self._leaving = True
         try:
             async with asyncio.timeout(seconds):
+                await asyncio.gather(*(position.finish() for position in self._positions))
+                await self._leave()
+        except (TimeoutError, Unavailable):
+            log.warning("outbox_left_in_the_middle")  # others do again what was under way, once the leases have ended
+
+    async def flush(self, seconds: float) -> None:
+        """What is due at the latest is due now; returns when it is delivered, or after so many seconds.
+
+        Where other processes live they go on with it instead: there is new work all the time, and would be waited for in vain.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                if await self._others_live():
+                    await self.hand_over(seconds)
+                    return
                 await self._parts.cache.outbox.hurry()
                 await self._take(everything=True)  # the shards of those who have just gone, whose part nobody has yet
                 # What is due is counted as pending once its shard was looked at; a look under way may have been too early.
@@ -93,6 +108,24 @@ class OutboxWorker:
         except (TimeoutError, Unavailable):
             log.warning("outbox_not_empty")  # it stays in the cache, for the next start or another process
 
+    async def _others_live(self) -> bool:
+        """Whether there are other processes; this one is not counted among them any more."""
+        if self._parts.cache.outbox.shards == 1:
+            return False
+        # First this one goes: of two that end at the same time at least one sees that it is the last.
+        self._leaving = True
+        leases = self._parts.cache.leases
+        await leases.leave(Lease(_PROCESSES, self._holder, self._fence))
+        return bool(await leases.held(_PROCESSES))
+
+    async def _leave(self) -> None:
+        leases = self._parts.cache.leases
+        own = [*self._shards.leases, Lease(_PROCESSES, self._holder, self._fence)]
+        for lease in own:
+            self._shards.drop(lease.name)
+        # Where that fails they end by themselves.
+        await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
+
     async def _take(self, *, everything: bool = False) -> None:
         """This process's part of the shards; `everything`: all that nobody has."""
         if not self._joined:
@@ -101,9 +134,10 @@ class OutboxWorker:
         leases, shards = self._parts.cache.leases, self._parts.cache.outbox.shards
         workers = 1
         if shards > 1:
-            place = await leases.take("outbox_workers", self._holder, _LEASE_SECONDS, _WORKERS)
-            self._fence = place.fence if place is not None else 0
-            workers = max(1, len(await leases.held("outbox_workers")))
+            if not self._leaving:
+                place = await leases.take(_PROCESSES, self._holder, _LEASE_SECONDS, _MOST_PROCESSES)
+                self._fence = place.fence if place is not None else 0
+            workers = max(1, len(await leases.held(_PROCESSES)))
         share = shards if everything else -(-shards // workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
         mine = [name for name in names if name in self._shards]
@@ -146,7 +180,10 @@ class OutboxWorker:
         while True:
             await asyncio.sleep(_LEASE_SECONDS / 4)
             try:
-                await self._take()
+                if self._leaving:
+                    await asyncio.gather(*(self._take_shard(name) for name in self._shards))
+                else:
+                    await self._take()
             except Unavailable as error:
                 log.warning("outbox_waits", part=error.part)
 

@@ -60,6 +60,7 @@ class PluginPosition:
         self._pauses = 0
         self._wanted: set[str] = set()
         self._wake = asyncio.Event()
+        self._stopped = False
         self.looks = 0
         """How often all shards of this process were looked at."""
 
@@ -68,6 +69,16 @@ class PluginPosition:
         self._wanted.update((shard,) if shard is not None else self._shards)
         self._wake.set()
 
+    async def finish(self) -> None:
+        """Takes up nothing more; returns when what is under way is finished, and settled."""
+        self._stopped = True
+        while not self.idle:
+            self._wake.set()
+            if self._busy:
+                await asyncio.wait([task for _, task in self._busy.values()])
+            else:
+                await asyncio.sleep(0.02)
+
     def at_work(self, shard: str) -> bool:
         """Whether anything of this shard is under way or waits to be settled."""
         return shard in self._results or any(each == shard for each, _ in self._busy.values())
@@ -75,16 +86,16 @@ class PluginPosition:
     async def work(self) -> None:
         """Runs for good."""
         loop = asyncio.get_running_loop()
-        looked = -_POLL_SECONDS
+        due, over = 0.0, True
         try:
             while True:
                 self._wake.clear()
-                if loop.time() - looked >= _POLL_SECONDS:  # whatever came by another process, or became due
-                    looked = loop.time()
+                if over or loop.time() >= due:  # whatever came by another process, or became due
+                    due = loop.time() + _POLL_SECONDS
                     self._wanted.update(self._shards)
                 try:
                     await self._settle()
-                    if loop.time() >= self._paused_until:
+                    if loop.time() >= self._paused_until and not self._stopped:
                         wanted, self._wanted = self._wanted, set()
                         everything = wanted.issuperset(self._shards)
                         await self._start(wanted)
@@ -92,11 +103,12 @@ class PluginPosition:
                 except Unavailable as error:
                     log.warning("outbox_waits", plugin=self._name, part=error.part)
                     await asyncio.sleep(1.0)
+                over = False
                 try:
-                    async with asyncio.timeout(max(0.0, looked + _POLL_SECONDS - loop.time())):
+                    async with asyncio.timeout_at(due):
                         await self._wake.wait()
                 except TimeoutError:
-                    pass
+                    over = True  # though the clock, read again, may not have come quite that far
         finally:
             for _, task in self._busy.values():
                 task.cancel()
@@ -170,6 +182,8 @@ class PluginPosition:
         """The entries of one chat, one after the other, until one does not go through, or others may be at work on them."""
         counts = self._parts.metrics.delivered
         for place, entry in enumerate(entries):
+            if self._stopped:
+                return
             error: Exception | None = None
             try:
                 await self._delivery.deliver(entry, lambda: self._shards.holds(lease))

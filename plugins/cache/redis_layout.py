@@ -66,7 +66,7 @@ RESTORED = (("d_has_content", "d_state", "d_version", "d_op"), ("t_has_content",
 """The draft and the title of `restore`."""
 SETTINGS = (
     *("skew", "process", "shard", "channel", "active", "ttl", "draft_ttl", "debounce", "max_debounce", "draft_chats"),
-    *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept"),
+    *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept", "plugins"),
 )
 
 _NUMBERS = {

@@ -24,11 +24,16 @@ class _Tail:
     def records(self) -> dict[ChatId, ChatInCache | Deleted]:
         """The chats of the entries as they are now, with the messages that the entries name."""
         records: dict[ChatId, ChatInCache | Deleted] = {}
+        unread: set[ChatId] = (
+            set()
+        )  # one of the entries came without its record: none of a later step has what that entry names
         for step in self.steps:
             record = step.record
             for chat_id in {item.chat_id for item in step.items if item.chat_id is not None}:
                 if record is None:
                     records.pop(chat_id, None)  # an older one would tell the entry wrongly
+                    unread.add(chat_id)
+                if record is None or chat_id in unread:
                     continue
                 before = records.get(chat_id)
                 if isinstance(before, ChatInCache) and isinstance(record, ChatInCache) and before.messages:
@@ -36,6 +41,10 @@ class _Tail:
                     record = record.having(messages=tuple(named.values()))
                 records[chat_id] = record
         return records
+
+    def is_past(self, place: Cursor) -> bool:
+        """Whether everything here comes before this place of the same epoch, or at it."""
+        return self.end.epoch == place.epoch and self.end.offset <= place.offset
 
 
 class Tails:
@@ -78,11 +87,15 @@ class Tails:
 
     def grown(self, user: UserHash, after: Cursor) -> bool:
         """Whether the log may go on behind `after`, which is where whoever asks stands: what came before it was told."""
-        tail = self._tails.get(user)
-        if tail is not None and tail.end == after:
-            del self._tails[user]
+        self._forget_told(user, after)
         head = self._heads.get(user)
         return head is None or head != after
+
+    def _forget_told(self, user: UserHash, after: Cursor) -> None:
+        """What was told otherwise would look like the beginning of a gap to every step that follows."""
+        tail = self._tails.get(user)
+        if tail is not None and tail.is_past(after):
+            del self._tails[user]
 
     def add(self, user: UserHash, step: Step) -> None:
         """A step of this person's log, of this process or as another told it."""
@@ -107,6 +120,7 @@ class Tails:
 
     def behind(self, user: UserHash, after: Cursor, limit: int) -> Fresh | None:
         """The entries behind `after`, where they are here; None: the log has to be asked."""
+        self._forget_told(user, after)
         tail = self._tails.get(user)
         if tail is None or not tail.steps:
             return None

@@ -47,6 +47,8 @@ from sidecar.watchdog import Watchdog
 _YOUNG_OBJECTS = 50_000
 """Allocations between two looks of the garbage collector. Python's own 700 are seven drafts, and drafts make no cycles."""
 
+_FLUSH_SECONDS = 5.0
+
 log = structlog.get_logger("sidecar.server")
 
 
@@ -123,7 +125,10 @@ class Server:
         self._stop_accepting()
 
     async def drain(self, *, flush: bool = True) -> None:
-        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and (`flush`) lets what is due go out."""
+        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and lets what is due go out.
+
+        `flush` False: others of this host go on with it.
+        """
         context = self.context
         self.stop_accepting()
         for wire in list(context.opening):
@@ -140,7 +145,9 @@ class Server:
         except TimeoutError:
             log.warning("connections_left", connections=len(context.registry))
         if flush:
-            await context.worker.flush(5.0)
+            await context.worker.flush(_FLUSH_SECONDS)
+        else:
+            await context.worker.hand_over(_FLUSH_SECONDS)
 
 
 @asynccontextmanager

@@ -158,13 +158,13 @@ async def _in_redis(url: str) -> bytes:
         async for key in redis.scan_iter():
             match await redis.type(key):
                 case b"hash":
-                    found += (await redis.hgetall(key)).items()  # type: ignore[misc]
+                    found += (await redis.hgetall(key)).items()
                 case b"list":
-                    found += await redis.lrange(key, 0, -1)  # type: ignore[misc]
+                    found += await redis.lrange(key, 0, -1)
                 case b"zset":
                     found += await redis.zrange(key, 0, -1)
                 case b"set":
-                    found += await redis.smembers(key)  # type: ignore[misc]
+                    found += await redis.smembers(key)
                 case kind:
                     assert kind == b"string", kind
                     found.append(await redis.get(key))

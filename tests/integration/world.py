@@ -56,7 +56,7 @@ async def fields_of_person(chats: Chats, user: UserHash) -> list[Any]:
     redis = cast("RedisChats", chats)
     [client] = await redis._link.clients()
     async with client:
-        packed = await client.hget(redis._keys.person(user)[0], "p")  # type: ignore[misc, arg-type]
+        packed = cast("bytes", await client.hget(redis._keys.person(user)[0], "p"))
     return cast("list[Any]", unpack(packed))
 
 

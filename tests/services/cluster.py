@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from redis.asyncio.cluster import RedisCluster as ClusterClient
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import RedisError
 
 from tests.services.cluster_node import ClusterNode, Peer
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import Setting
 from tests.services.resharding import Resharding
+from tests.services.waiting import until
 
 
 class RedisCluster:
@@ -81,7 +79,7 @@ class RedisCluster:
             await node.cli("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
             for other in self.nodes[:number]:
                 await node.cli("CLUSTER", "MEET", other.host, other.port, other.bus_port)
-        await _until(self._all_know_all, "the nodes did not find each other")
+        await until(self._all_know_all, "the nodes did not find each other")
 
     async def _all_know_all(self) -> bool:
         for node in self.nodes:
@@ -100,7 +98,7 @@ class RedisCluster:
 
     async def settled(self, patience: float = 60) -> None:
         """Waits until all that run see the same primaries with the same slots, all are served, and replicas follow."""
-        await _until(self._is_settled, "the cluster did not settle", patience)
+        await until(self._is_settled, "the cluster did not settle", patience)
 
     async def _is_settled(self) -> bool:
         running = self._answering()
@@ -185,7 +183,7 @@ class RedisCluster:
         async def done() -> bool:
             return await self.owner(slot) is not primary and await self._is_settled()
 
-        await _until(done, "no replica took over", patience)
+        await until(done, "no replica took over", patience)
         return await self.owner(slot)
 
     # -- resharding ----------------------------------------------------------------------------------------------------
@@ -203,16 +201,3 @@ class RedisCluster:
         """Moves it with its keys: who asks the former owner is answered MOVED."""
         async with self.resharding(slot, to):
             pass
-
-
-async def _until(condition: Callable[[], Awaitable[bool]], otherwise: str, patience: float = 60) -> None:
-    until = time.monotonic() + patience
-    why: RedisError | None = None
-    while time.monotonic() < until:
-        try:
-            if await condition():
-                return
-        except RedisError as error:  # a node that is still loading, or just going
-            why = error
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{otherwise} within {patience} s") from why

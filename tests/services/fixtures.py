@@ -17,8 +17,10 @@ import pytest_asyncio
 from tests.services.cluster import RedisCluster
 from tests.services.programs import Missing, find_redis, find_strace
 from tests.services.redis_server import RedisServer, Setting
+from tests.services.replicated_redis import ReplicatedRedis
 
 StartCluster = Callable[..., Awaitable[RedisCluster]]
+StartReplicated = Callable[..., Awaitable[ReplicatedRedis]]
 StartRedis = Callable[..., Awaitable[RedisServer]]
 
 
@@ -98,5 +100,19 @@ async def start_cluster(_redis_program: None, tmp_path: Path) -> AsyncIterator[S
             nonlocal number
             number += 1
             return await clusters.enter_async_context(RedisCluster(tmp_path / f"cluster-{number}", **options))
+
+        yield start
+
+
+@pytest.fixture
+async def start_replicated(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartReplicated]:
+    """Starts a primary with one replica of the test's own: `pair = await start_replicated(appendonly=True)`."""
+    async with AsyncExitStack() as pairs:
+        number = 0
+
+        async def start(**config: Setting) -> ReplicatedRedis:
+            nonlocal number
+            number += 1
+            return await pairs.enter_async_context(ReplicatedRedis(tmp_path / f"pair-{number}", **config))
 
         yield start

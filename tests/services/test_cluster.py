@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from redis.exceptions import AskError, MovedError, TryAgainError
 
 from tests.services.cluster import RedisCluster
 from tests.services.fixtures import StartCluster
+from tests.services.waiting import until
 
 
 async def test_three_primaries_share_all_slots(redis_cluster: RedisCluster) -> None:
@@ -111,9 +110,11 @@ async def test_without_a_replica_a_killed_primary_takes_the_cluster_down_until_i
     await primary.cli("SET", "key", "kept")
     primary.kill()
     other = next(node for node in cluster.nodes if node is not primary)
-    async with asyncio.timeout(30):
-        while await other.is_ready():  # noqa: ASYNC110 it tells nobody
-            await asyncio.sleep(0.05)
+
+    async def down() -> bool:
+        return not await other.is_ready()
+
+    await until(down, "nobody noticed")
     await primary.start()
     await cluster.settled()
     assert await primary.cli("GET", "key") == "kept"

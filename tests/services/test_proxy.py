@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -220,11 +221,11 @@ async def test_cut_by_chance(proxy: FaultProxy) -> None:
 async def test_refused_and_taken_again_on_the_same_port(proxy: FaultProxy) -> None:
     port = proxy.port
     async with connected(proxy) as client:
-        await proxy.refuse()
+        proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(proxy.host, port)
         assert await client.ask(b"stays") == b"STAYS"
-        await proxy.listen()
+        proxy.listen()
     async with connected(proxy) as client:
         assert await client.ask(b"again") == b"AGAIN"
     assert proxy.port == port
@@ -309,3 +310,16 @@ async def test_who_does_not_read_holds_up_only_itself(proxy: FaultProxy) -> None
         stalled.say(b"x" * 50_000_000)
         assert await client.ask(b"hello") == b"HELLO"
     assert proxy.seen.connects == 2
+
+
+async def test_who_comes_while_the_proxy_goes_leaves_nothing_open(proxy: FaultProxy) -> None:
+    """Without care these connections were nobody's: a ResourceWarning in some later test."""
+    for steps in range(8):
+        async with FaultProxy(proxy.target) as going:
+            coming = [asyncio.create_task(asyncio.open_connection(going.host, going.port)) for _ in range(20)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        for outcome in await asyncio.gather(*coming, return_exceptions=True):
+            if not isinstance(outcome, BaseException):
+                outcome[1].close()
+    gc.collect()

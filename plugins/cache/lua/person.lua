@@ -205,7 +205,9 @@ setmetatable(later, { __index = function(_, name)
   end
 
   function later.drop_bodies(chat, messages)
-    for _, message in ipairs(messages) do call('HDEL', PERSON, 'b:' .. chat .. ':' .. message[@m_id]) end
+    local names = {}
+    for place, message in ipairs(messages) do names[place] = 'b:' .. chat .. ':' .. message[@m_id] end
+    if names[1] then call('HDEL', PERSON, unpack(names)) end
   end
 
   function later.remove_chat(P, chat, C)
