@@ -69,9 +69,10 @@ local function count(P, C, sign)
 end
 
 local function mark_due(chat, C)
-  -- A mark that stands is left alone: whoever comes for it sees that a later edit has put it off.
-  local stands = C[@due_first] ~= 0
-  if not stands then C[@due_first] = now + SET[@max_debounce] end
+  -- A mark that stands is left alone: whoever comes for it sees that a later edit has put it off. One whose time is over should
+  -- have been taken, and is made again in case it was lost.
+  local stands = C[@due_first] > now
+  if C[@due_first] == 0 then C[@due_first] = now + SET[@max_debounce] end
   C[@due_at] = math.min(C[@due_first], now + SET[@debounce])
   if not stands then call('ZADD', DUE, C[@due_at], USER .. ':' .. chat) end
 end
