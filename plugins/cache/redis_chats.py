@@ -75,13 +75,13 @@ class RedisChats(Chats):
 
     async def commit(self, change: Change) -> Outcome:
         user = change.user
-        kind, what, first, second = asked(change)
         operation = change.operation
         tag = f"{crc32(operation.encode()):08x}" if operation is not None else os.urandom(4).hex()
+        kind, what, first, second = asked(change, tag)
         name = COMMITS[kind]
         keys = self._keys.person(user) if name in ALONE else self._keys.person_and_outbox(user)
-        answer = await self._link.run(name, keys, *self._head(user), what, first, second, tag.encode(), lane="changes")
-        outcome, step = outcome_of(change, answer)
+        answer = await self._link.run(name, keys, *self._head(user), what, first, second, lane="changes")
+        outcome, step = outcome_of(change, tag, answer)
         if step is not None:
             self._tails.add(user, step)
         if step is not None or (isinstance(change.what, NewEpoch) and isinstance(outcome, Accepted)):

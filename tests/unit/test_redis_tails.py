@@ -7,14 +7,13 @@ from datetime import UTC, datetime
 import pytest
 
 from plugins.cache.redis_changes import Step
+from plugins.cache.redis_records import pack
 from plugins.cache.redis_tails import Tails
 from sidecar import (
     ChatId,
     ChatInCache,
-    ConnectionId,
     Cursor,
     Deleted,
-    Item,
     KeyReference,
     MessageId,
     MessageInCache,
@@ -52,11 +51,11 @@ def step(
     ref: str | None = None,
 ) -> Step:
     """The step that ends at this offset, with so many entries, all of one chat."""
-    items = tuple(
-        Item(number, f"tag-{number}", "message" if ref else "draft", ChatId(of), number, ref, ConnectionId("tab"), None)
+    items = [
+        pack([f"tag-{number}", "message" if ref else "draft", of, number, ref or False, "tab", False, 0])
         for number in range(offset - count + 1, offset + 1)
-    )
-    return Step(epoch, at(offset - count, epoch), at(offset, epoch), items, record)
+    ]
+    return Step(at(offset - count, epoch), at(offset, epoch), items, record, None)
 
 
 @pytest.fixture
