@@ -214,8 +214,8 @@ async def test_s55_l46_a_subscription_that_died_is_noticed_and_begun_anew(
     """S55, lesson L46: within two seconds; what was told meanwhile is made good from the log."""
     async with fleet.serving(2, drafts=NEVER) as (one, other), alice_on(one, other) as (here, there):
         notices = notices_of(other)
-        await until(lambda: notices.subscribed)
         for number in range(3):
+            await until(lambda: notices.subscribed and notices_of(one).subscribed, SOON)
             before = notices.subscriptions
             assert int(await redis_server.cli("CLIENT", "KILL", "TYPE", "pubsub")) == 2
             await say(here, "c1", f"m{number}", doc(f"{number}"))

@@ -17,6 +17,7 @@ import pytest
 from plugins.cache.redis_layout import COMMITS, Script, numbered, script
 from plugins.cache.redis_link import Link
 from sidecar.ids import hash_user
+from tests.invariants import broken
 from tests.services.redis_server import RedisServer
 from tests.twin.pair import Pair, memory_cache, redis_cache
 from tests.twin.player import Player
@@ -33,13 +34,14 @@ PERSONS = 25
 async def test_the_script_decides_as_the_rule_does(number: int, redis_server: RedisServer, tmp_path: Path) -> None:
     """S10, S14, S16, S17, S23, S28, S30, S67–S71: whatever the rule promises holds for the script."""
     each = CHANGES // TESTS // PERSONS
-    async with Link(redis_server.url, cluster=False, timeout=30, pool=2) as link:
+    async with Link(redis_server.url, cluster=False, timeout=30, pool=2) as link, redis_server.client() as client:
 
         async def one(person: int) -> int:
             user = hash_user(f"person {person}")
             pair = await Pair.begin(user, await memory_cache(tmp_path), redis_cache(link, f"twin-{number}-{person}"))
             player = Player(pair, user, seed=((SEED * TESTS) + number) * 1000 + person)
             await player.play(each)
+            assert await broken(client, f"twin-{number}-{person}", natural=False) == []
             return player.played
 
         played = await asyncio.gather(*(one(person) for person in range(PERSONS)))

@@ -4,11 +4,13 @@ local chat, operation, by_client = CH[@ch_chat], CH[@ch_operation], changes[CH[@
 local chat_field, outcome_field = 'c:' .. chat, operation and 'o:' .. operation or 'o'
 local fields = call('HMGET', PERSON, 'p', chat_field, outcome_field)
 local P, begun = read_person(fields[1])
-local expired = now >= P[@p_look] and later.expire_some(P, 8) > 0
+local looked = now >= P[@p_look] and later.expire_some(P, 8) or 0
+local expired = looked > 0
 local raw = fields[2]
+if expired and raw then raw = call('HGET', PERSON, chat_field) end -- what was over may be this very chat
 local C = raw and { select(2, part(raw, @MOST, @CHAT_HEAD)) } or nil
 if C and now - C[@touched] > shortest and later.over(P, chat, C) then
-  later.remove_chat(P, chat, C) -- one whose life is over and that nobody has taken away yet
+  later.let_go(P, chat, C) -- one whose life is over and that nobody has taken away yet
   C, expired = nil, true
 end
 
@@ -19,7 +21,13 @@ if fields[3] then
   if R[@r_since] >= now - SET[@outcomes_ttl] then V.remembered = R end
 end
 
-local D = V.remembered and again(V) or first_time(V)
+local decide = V.remembered and again or first_time
+local D = decide(V)
+if D.code == 'Q' and looked == 8 then
+  later.expire_some(P, 1000) -- there may be more that is over, and it counts no more
+  V.drafts, V.bytes, V.messages = P[@p_drafts], P[@p_bytes], nil
+  D = decide(V)
+end
 
 local function text_of(prefix, length)
   return length >= 0 and call('HGET', PERSON, prefix .. chat) or false

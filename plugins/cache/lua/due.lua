@@ -33,6 +33,8 @@ for _, chat in ipairs(a[2]) do
   if C then
     settle_place(chat, C)
     later.write_chat(chat, C)
+    local ends = later.ends_at(P, chat, C)
+    if ends then later.look_at(P, chat, ends) end -- the entry kept it alive, which may be what it lived by
   end
 end
 if crowded then later.evict(P) end

@@ -12,7 +12,7 @@ local own = {} -- and of the sidecar's own
 local function new_chat(epoch)
   return {
     epoch, CH[@ch_key], CH[@ch_at], CH[@ch_at], 0, false, false, false, 0, false, 'none', false, false, 0, 0, false, 0, 0,
-    false, false, false, 0, 0, -1, -1, 0, now, 0, 0, 0, 0, false,
+    false, false, false, 0, 0, -1, -1, 0, now, 0, 0, 0, 0, 0, false,
   }
 end
 
