@@ -42,7 +42,7 @@ async def test_f10_what_a_lagging_replica_does_not_have_is_lost_when_it_is_promo
         assert await pair.replica.cli("GET", "late") == "1", "the former primary still has it"
 
         await pair.rejoin()
-        assert await pair.replica.cli("KEYS", "*") == await pair.primary.cli("KEYS", "*")
+        assert sorted(await pair.replica.cli("KEYS", "*")) == ["early", "new"]
         assert await pair.replica.cli("GET", "late") is None
         await redis.set("key", 2)
         assert await redis.wait(1, 5_000) == 1

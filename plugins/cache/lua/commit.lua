@@ -21,12 +21,11 @@ if fields[3] then
   if R[@r_since] >= now - SET[@outcomes_ttl] then V.remembered = R end
 end
 
-local decide = V.remembered and again or first_time
-local D = decide(V)
+local D = V.remembered and again(V) or first_time(V)
 if D.code == 'Q' and looked == 8 then
   later.expire_some(P, 1000) -- there may be more that is over, and it counts no more
   V.drafts, V.bytes, V.messages = P[@p_drafts], P[@p_bytes], nil
-  D = decide(V)
+  D = V.remembered and again(V) or first_time(V)
 end
 
 local function text_of(prefix, length)
