@@ -173,7 +173,10 @@ class RedisServer:
         return Redis.from_url(self.url, **options)
 
     async def cli(self, *command: str | bytes | int | float) -> Any:
-        """One command over a connection of its own, as redis-cli would: `await server.cli("CLIENT", "PAUSE", 500)`. Texts are str."""
+        """One command over a connection of its own, as redis-cli would: `await server.cli("CLIENT", "PAUSE", 500)`.
+
+        Texts are str; otherwise the answer is what redis-py makes of it (True for SET).
+        """
         async with self.client(decode_responses=True, single_connection_client=True, socket_timeout=10) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
