@@ -86,12 +86,12 @@ class PluginPosition:
     async def work(self) -> None:
         """Runs for good."""
         loop = asyncio.get_running_loop()
-        looked = -_POLL_SECONDS
+        due, over = 0.0, True
         try:
             while True:
                 self._wake.clear()
-                if loop.time() - looked >= _POLL_SECONDS:  # whatever came by another process, or became due
-                    looked = loop.time()
+                if over or loop.time() >= due:  # whatever came by another process, or became due
+                    due = loop.time() + _POLL_SECONDS
                     self._wanted.update(self._shards)
                 try:
                     await self._settle()
@@ -103,11 +103,12 @@ class PluginPosition:
                 except Unavailable as error:
                     log.warning("outbox_waits", plugin=self._name, part=error.part)
                     await asyncio.sleep(1.0)
+                over = False
                 try:
-                    async with asyncio.timeout(max(0.0, looked + _POLL_SECONDS - loop.time())):
+                    async with asyncio.timeout_at(due):
                         await self._wake.wait()
                 except TimeoutError:
-                    pass
+                    over = True  # though the clock, read again, may not have come quite that far
         finally:
             for _, task in self._busy.values():
                 task.cancel()

@@ -86,7 +86,6 @@ class Lane:
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
         self._batcher: Batcher[Call, Any] = Batcher(self._send, most=_MOST)
-        self._waiting = 0
         self._pauses = 0
         self._not_before = 0.0
         self._closed = False
@@ -94,22 +93,18 @@ class Lane:
         """Whether a pipeline is under way."""
         self.health = Health()
 
-    async def __call__(self, call: Call) -> Any:
-        """The script's answer, or a redirection as a value. Raises `Unavailable`."""
+    def __call__(self, call: Call) -> asyncio.Future[Any]:
+        """The script's answer, or a redirection as a value: await it. Raises `Unavailable`."""
         if self._closed:
             raise Unavailable("cache", "it is closed")
-        if self._waiting >= _WAITING:
+        if self._batcher.unanswered >= _WAITING:
             raise Unavailable("cache", "too many calls are waiting for Redis", retry_after=0.5)
-        self._waiting += 1
-        try:
-            return await self._batcher(call)
-        finally:
-            self._waiting -= 1
+        return self._batcher.ask(call)
 
     @property
     def waiting(self) -> int:
         """Calls that were not answered yet."""
-        return self._waiting
+        return self._batcher.unanswered
 
     async def close(self) -> None:
         """Nothing is sent any more; who still waits is told so."""

@@ -49,10 +49,11 @@ class Link:
         options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
         if self._url.startswith("unix"):
             options = {"socket_connect_timeout": self._timeout}
+        # A lane bounds its pipelines itself; redis-py would set a timer of its own for each answer.
         if self._is_cluster:
             self._cluster = RedisCluster.from_url(self._url, socket_timeout=self._timeout, **options)
         else:
-            self._pool = ConnectionPool.from_url(self._url, **options)
+            self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
         self._closed = False
         return self
 
@@ -84,7 +85,7 @@ class Link:
         if self.barred is not None and not anyway:
             raise Unavailable("cache", self.barred, retry_after=1.0)
         call = Call(script(name), keys, arguments, asyncio.get_running_loop().time() + self._timeout)
-        if self._cluster is None:
+        if not self._is_cluster:
             answer = await self._lane("server", lane)(call)
             return None if answer is NIL else answer
         return await self._in_cluster(call, lane)

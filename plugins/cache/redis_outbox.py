@@ -39,6 +39,7 @@ class RedisOutbox(Outbox):
         return int(number)
 
     async def join(self, plugins: Sequence[str]) -> None:
+        self._settings.plugins = list(dict.fromkeys((*self._settings.plugins, *plugins)))
         names = pack(list(plugins))
         await self._link.run_all(self._call("join", shard, "", names) for shard in range(self.shards))
 
@@ -98,6 +99,7 @@ class RedisOutbox(Outbox):
         return found
 
     async def forget(self, plugin: str) -> None:
+        self._settings.plugins = [name for name in self._settings.plugins if name != plugin]
         await self._link.run_all(self._call("forget", shard, plugin) for shard in range(self.shards))
 
 

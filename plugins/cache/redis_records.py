@@ -109,7 +109,7 @@ def fields_of(chat: ChatInCache) -> list[Any]:
         *(chat.last_sequence, micro(chat.last_message_timestamp) if chat.last_message_timestamp else False),
         *(chat.stored_version, chat.stored_title_version, chat.in_store, chat.doomed, chat.older, chat.undelivered),
         *(chat.message_bytes, len(chat.draft) if chat.draft is not None else -1),
-        *(len(chat.title) if chat.title is not None else -1, len(chat.messages), 0, 0, 0, 0, 0, False),
+        *(len(chat.title) if chat.title is not None else -1, len(chat.messages), 0, 0, 0, 0, 0, 0, False),
     ]
 
 

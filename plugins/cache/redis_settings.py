@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_records import pack
 from sidecar import Limits
 
 
 class ScriptSettings:
-    """The core's limits, this process, and the shard. `skew` moves the scripts' clock, for tests of lifetimes."""
+    """The core's limits, this process and its listeners, and the shard. `skew` moves the scripts' clock, for tests of lifetimes."""
 
     def __init__(self, keys: Keys, process: str) -> None:
         self.keys = keys
         self.process = process
         self._limits = Limits()
         self._skew = 0
+        self._plugins: Sequence[str] = ()
         self._packed: dict[int, bytes] = {}
 
     @property
@@ -36,6 +39,16 @@ class ScriptSettings:
         self._skew = round(seconds * 1000)
         self._packed.clear()
 
+    @property
+    def plugins(self) -> Sequence[str]:
+        """The names that have joined by this process. A shard that was lost has them again with the first entry."""
+        return self._plugins
+
+    @plugins.setter
+    def plugins(self, names: Sequence[str]) -> None:
+        self._plugins = tuple(names)
+        self._packed.clear()
+
     def packed(self, shard: int) -> bytes:
         """The settings in the order of `redis_layout.SETTINGS`."""
         packed = self._packed.get(shard)
@@ -48,6 +61,7 @@ class ScriptSettings:
                     *(round(seconds * 1000) for seconds in times),
                     *(limits.draft_chats, limits.bytes, limits.events_kept, round(limits.events_ttl * 1000)),
                     *(round(limits.tombstones_ttl * 1000), round(limits.outcomes_ttl * 1000), limits.messages_kept),
+                    self._plugins,
                 ]
             )
         return packed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,9 +56,10 @@ def redis_cache(link: Link, prefix: str) -> Cache:
     return Cache(chats, RedisOutbox(link, settings, chats), RedisLeases(link, settings))
 
 
-async def memory_cache(folder: Path) -> Cache:
-    """A cache without a journal: there is nothing to close."""
-    return await Memory(Memory.Options(journal=False), Surroundings(folder, "127.0.0.1")).provide_cache()
+async def memory_cache(folder: Path, clock: Callable[[], float] | None = None) -> Cache:
+    """A cache without a journal: there is nothing to close. `clock` gives seconds since 1970."""
+    plugin = Memory(Memory.Options(journal=False), Surroundings(folder, "127.0.0.1"), clock=clock)
+    return await plugin.provide_cache()
 
 
 class Pair:
@@ -80,6 +81,13 @@ class Pair:
             assert lease is not None
             sides.append(Side(cache, lease, []))
         return cls(user, *sides)
+
+    async def hold(self) -> None:
+        """Takes the leases again, whose time may be over."""
+        for side in (self.memory, self.redis):
+            lease = await side.cache.leases.take("outbox:0", "twin", 3600)
+            assert lease is not None
+            side.lease = lease
 
     async def commit(self, change: Change) -> Outcome:
         tokens = self.tokens.get(change.chat_id, (None, None))

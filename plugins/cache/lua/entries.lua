@@ -4,7 +4,10 @@
 
 local function plugins()
   local raw = call('HGET', SHARD, 'plugins')
-  return raw and open(raw) or {}
+  if raw then return open(raw) end
+  -- Nobody has joined yet, or everything was lost: what is appended from now on is for those that this process works for.
+  if #SET[@plugins] > 0 then call('HSET', SHARD, 'plugins', pack(SET[@plugins])) end
+  return SET[@plugins]
 end
 
 local function is_text(kind) return kind == 'draft' or kind == 'title' end

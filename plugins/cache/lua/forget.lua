@@ -10,5 +10,5 @@ for _, key in ipairs({ WAITING, PARKED }) do
     if name then released(name) end
   end
 end
-if #left > 0 then call('HSET', SHARD, 'plugins', pack(left)) else call('HDEL', SHARD, 'plugins') end
+call('HSET', SHARD, 'plugins', pack(left))
 return 1
