@@ -210,7 +210,7 @@ async def test_f8_one_chat_that_is_gone_is_missing_and_not_deleted(cache: Cache,
     alice = Writer(cache)
     await alice.draft("a", chat="lost")
     await alice.draft("b", chat="kept")
-    [person] = [key for key in await redis_server.cli("KEYS", "*:person:*")]
+    [person] = await redis_server.cli("KEYS", "*:person:*")
     gone = [f"{kind}:{alice.chat('lost')}" for kind in "cdtm"]
     assert int(await redis_server.cli("HDEL", person, *gone)) >= 2
     assert await alice.names_here(["lost", "kept"]) == {"kept"}

@@ -15,6 +15,7 @@ from tests.conftest import Serve
 from tests.device import Device
 from tests.faults.cache import cache_at
 from tests.faults.world import get
+from tests.integration.world import until
 from tests.services.fixtures import StartRedis
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import RedisServer
@@ -41,9 +42,11 @@ async def test_f1_a_server_that_is_down_at_the_start_is_waited_for(serve: Serve,
         assert status == 503
         assert body["parts"]["cache"]["state"] != "ok"
         await server.start()
-        async with asyncio.timeout(10):
-            while (await get(sidecar, "/readyz"))[0] != 200:
-                await asyncio.sleep(0.05)
+
+        async def ready() -> bool:
+            return (await get(sidecar, "/readyz"))[0] == 200
+
+        await until(ready, 10)
         async with Device(sidecar.url, "alice") as alice:
             await alice.sync()
 
@@ -71,8 +74,7 @@ async def test_f2_what_was_acknowledged_before_kill_9_is_there_afterwards(
                 refused += 1
 
         tasks = [asyncio.ensure_future(write(alice)) for alice in writers]
-        while sum(acked.values()) < 500:
-            await asyncio.sleep(0.01)
+        await until(lambda: sum(acked.values()) >= 500)
         server.kill()
         await asyncio.gather(*tasks)
         assert refused == 100
