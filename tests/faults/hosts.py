@@ -102,15 +102,26 @@ class Hosts:
                 await asyncio.gather(*(host.__aenter__() for host in made))
                 yield made
 
-    async def shares(self) -> Counter[int]:
-        """How many shards of the outbox each process holds, by process id."""
-        found: Counter[int] = Counter()
+    async def holders(self) -> dict[int, int]:
+        """The process that works each shard of the outbox, by its id; one that died has them until its leases end."""
+        found: dict[int, int] = {}
         async with self.redis.client() as redis:
             for shard in range(64):
                 lease = f"sidecar:{{{shard}}}:lease:outbox:{shard}"
-                holders: list[bytes] = await redis.execute_command("HKEYS", lease)  # type: ignore[no-untyped-call]
-                found.update(int(holder.partition(b"-")[0]) for holder in holders)
+                names: list[bytes] = await redis.execute_command("HKEYS", lease)  # type: ignore[no-untyped-call]
+                found.update((shard, int(name.partition(b"-")[0])) for name in names)
         return found
+
+    async def shares(self) -> Counter[int]:
+        """How many shards each process works."""
+        return Counter((await self.holders()).values())
+
+    async def even(self, *processes: Host) -> bool:
+        """Whether these share all of the outbox evenly."""
+        shares = await self.shares()
+        return len(shares) == len(processes) and all(
+            abs(shares[each.pid] - 64 / len(processes)) < 4 for each in processes
+        )
 
     def rows(self, statement: str, *values: object) -> list[Any]:
         return rows(self.folder, statement, *values)

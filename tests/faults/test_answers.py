@@ -64,9 +64,11 @@ async def test_f6_an_answer_that_was_lost_is_told_again(
 ) -> None:
     """F6, S14: the script ran and its answer was lost; asked again it is the first outcome, and nothing counts twice."""
     async with cache_at(proxy.url, tmp_path, timeout=0.3) as cache, cache_at(redis_server.url, tmp_path) as beside:
-        alice = Writer(cache)
-        await alice.send("m1")
-        await alice.draft("a", 0)
+        alice, bob = Writer(cache), Writer(cache, "bob")
+        for each in (alice, bob):
+            await each.send("m1")
+            await each.draft("a", 0)
+        await cache.chats.commit(CHANGES[kind](bob))  # so that the server knows the script, and what is swallowed ran
         change = CHANGES[kind](alice)
         fault = proxy.swallow(2 if then is Then.RESET else 1, of=SCRIPTS, then=then)
         with pytest.raises(Unavailable):
@@ -208,7 +210,7 @@ async def test_f8_one_chat_that_is_gone_is_missing_and_not_deleted(cache: Cache,
     alice = Writer(cache)
     await alice.draft("a", chat="lost")
     await alice.draft("b", chat="kept")
-    [person] = [key for key in await redis_server.cli("KEYS", "*:person:*")]
+    [person] = await redis_server.cli("KEYS", "*:person:*")
     gone = [f"{kind}:{alice.chat('lost')}" for kind in "cdtm"]
     assert int(await redis_server.cli("HDEL", person, *gone)) >= 2
     assert await alice.names_here(["lost", "kept"]) == {"kept"}

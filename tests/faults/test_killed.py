@@ -14,7 +14,7 @@ import pytest
 
 from sidecar.ids import hash_user
 from tests.device import Device, doc
-from tests.faults.hosts import Host, Hosts, hosts
+from tests.faults.hosts import Hosts, hosts
 from tests.faults.people import Watcher, Writer, alive
 from tests.integration.workers import supervised, together
 from tests.integration.world import AT_ONCE, until
@@ -140,7 +140,7 @@ def _seen(watcher: Watcher) -> dict[str, int]:
 async def test_f35_another_process_goes_on_with_the_outbox_of_a_killed_one(hosts: Hosts) -> None:
     """F35, semantics §5: within ten seconds all that waits in its shards is delivered by the other."""
     async with hosts(2) as (one, other):
-        await until(lambda: _halves(hosts, one, other), 30)
+        await until(lambda: hosts.even(one, other), 30)
         people = [Device(other.url, f"p{number}") for number in range(40)]
         for device in people:
             await device.open()
@@ -160,11 +160,6 @@ async def test_f35_another_process_goes_on_with_the_outbox_of_a_killed_one(hosts
             await device.close()
         other.spotless()
         assert len(hosts.rows("SELECT 1 FROM messages")) == 40
-
-
-async def _halves(hosts: Hosts, one: Host, other: Host) -> bool:
-    shares = await hosts.shares()
-    return abs(shares[one.pid] - 32) < 4 and abs(shares[other.pid] - 32) < 4
 
 
 def _places(folder: Path) -> list[tuple[str, int, str]]:
