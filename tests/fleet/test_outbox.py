@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sidecar import Unavailable
+from sidecar import Unavailable, Unstorable
 from sidecar.server.running import Server
-from tests.device import doc
+from tests.device import Device, doc
 from tests.fleet.fleet import Fleet, shards_of
 from tests.fleet.test_fan_out import alice_on
 from tests.integration.test_outbox import STORE, store_of
@@ -104,3 +104,43 @@ async def test_s31_a_first_message_that_another_sidecar_delivers_again_takes_eff
             for chat in ("a", "b", "c"):
                 assert (await record(there, chat))["messages_version"] == 2
             assert [event for event in device.events if event["type"] == "message_update"] == []
+
+
+def measured(server: Server, name: str, plugin: str = "persistence") -> float:
+    """What this sidecar tells its operators."""
+    return server.context.parts.metrics.registry.get_sample_value(name, {"plugin": plugin}) or 0.0
+
+
+async def test_s72_every_sidecar_tells_how_far_the_outbox_of_all_lags(fleet: Fleet, tmp_path: Path) -> None:
+    """S72: the store is away for all of them: what waits, since when, what is parked; no try is counted; then nothing."""
+    away = tmp_path / "away"
+    sections = {"persistence": {**STORE, "options": {"away": str(away)}}, "drafts": NEVER, "limits": FAST}
+    async with fleet.serving(2, **sections) as servers, Device(servers[0].url) as device:
+        for server in servers:
+            store_of(server).trouble = lambda hook, chat, message: Unstorable("never") if chat == "bad" else None
+
+        def told(pending: int, parked: int) -> bool:
+            return all(
+                (measured(server, "sidecar_outbox_pending"), measured(server, "sidecar_outbox_parked"))
+                == (pending, parked)
+                for server in servers
+            )
+
+        await say(device, "bad", "m1", doc("m"))
+        await until(lambda: told(0, 1), PATIENCE)
+        away.touch()
+        for number in range(20):
+            await say(device, f"c{number}", "m1", doc("m"))
+        await until(lambda: told(20, 1), PATIENCE)
+        lags = [measured(server, "sidecar_outbox_lag_seconds") for server in servers]
+        await until(
+            lambda: all(
+                measured(server, "sidecar_outbox_lag_seconds") > lag + 1
+                for server, lag in zip(servers, lags, strict=True)
+            ),
+            PATIENCE,
+        )
+        away.unlink()
+        await until(lambda: told(0, 1), PATIENCE)
+        assert {measured(server, "sidecar_outbox_lag_seconds") for server in servers} == {0.0}
+        assert len(fleet.rows("SELECT 1 FROM messages")) == 20
