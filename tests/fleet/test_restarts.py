@@ -166,7 +166,8 @@ async def test_s57_sidecars_that_are_drained_one_by_one_lose_nobody_anything(fle
             await _go_on(roamers, tasks)
             assert {len(server.context.registry) for server in servers} == {20}
             await servers[1].drain()
-            assert sum(1012 in roamer.ends for roamer in roamers) == 20
+            await until(lambda: sum(bool(roamer.ends) for roamer in roamers) == 20)
+            assert {end for roamer in roamers for end in roamer.ends} == {1012}
         await _go_on(roamers, tasks)
         assert len(servers[0].context.registry) == 40
         async with fleet.serving(1, **sections) as third:
