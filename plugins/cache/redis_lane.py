@@ -204,7 +204,12 @@ _NOTHING = RuntimeError("a call was neither answered nor refused")
 async def _pipeline(
     connection: AbstractConnection, calls: Sequence[Call], places: Sequence[int], answers: list[Any], *, whole: bool
 ) -> list[int]:
-    await connection.send_packed_command([calls[place].packed(whole=whole) for place in places], check_health=False)
+    commands = [calls[place].packed(whole=whole) for place in places]
+    try:
+        await connection.send_packed_command(commands, check_health=False)
+    except RuntimeError:
+        # uvloop's word for a connection that was lost since it was last used.
+        raise ConnectionResetError("the connection to Redis was lost") from None
     unknown = []
     for place in places:
         try:
