@@ -175,9 +175,11 @@ class Watcher(Person):
 
     async def connected(self) -> None:
         known = {} if self._cursor is None else {"cursor": self._cursor}
-        frames = await self.device.sync(**known)
-        if frames[-1]["·type"] == "error":
-            raise SocketClosed(None)
+        while True:
+            frames = await self.device.sync(**known)
+            if frames[-1]["·type"] != "error":
+                break
+            await asyncio.sleep(0.2)
         for frame in frames:
             for chat in frame["chats"]:
                 if "messages" in chat:
@@ -185,7 +187,7 @@ class Watcher(Person):
         self._cursor = frames[-1]["cursor"]
         while not self.finished:
             event = await self.device.next_event()
-            if event is None:
+            if event is None or self._synced(event):
                 continue
             if event["type"] == "resync_required":
                 self._cursor = None
@@ -193,6 +195,14 @@ class Watcher(Person):
             if event["type"] == "message_new":
                 self._hear(event["payload"]["message"])
             self._cursor = event["payload"].get("cursor", self._cursor)
+
+    def _synced(self, event: Frame) -> bool:
+        """Whether it came before the sync was complete, which has told it: such events are not applied (semantics §6)."""
+        cursor = event["payload"].get("cursor")
+        if cursor is None or self._cursor is None:
+            return False
+        (epoch, offset, _), (own, reached, _) = cursor.split("."), self._cursor.split(".")
+        return bool(epoch == own and int(offset) <= int(reached))
 
     def _learn(self, chat: Frame) -> None:
         found = self.messages.setdefault(chat["id"], {})
