@@ -19,7 +19,9 @@ from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted, MessageInDB, Page
 from sidecar.slots.keyed_cipher import KeyedCipher
 
-_TRIES = 6  # each try lost a race against an accepted change of the same chat
+_TRIES = (
+    16  # each try lost a race against an accepted change of the same chat, such as the delivery of one of many messages
+)
 
 Found = ChatInCache | Deleted
 

@@ -29,6 +29,7 @@ from plugins.cache.redis_server import Finding, agreed, inspect, refuse
 from plugins.cache.redis_settings import ScriptSettings
 from plugins.cache.redis_sweep import sweep
 from plugins.cache.redis_tails import Tails
+from plugins.cache.redis_tasks import end
 from sidecar import Cache, ChatId, ChatInDB, Duration, Page, Surroundings, Unavailable, UserHash, hookimpl
 
 log = structlog.get_logger("plugins.cache.redis")
@@ -104,12 +105,12 @@ class Redis:
                 log.warning("redis_waited_for", reason=error.reason)
                 self._link.barred = error.reason or "Redis does not answer"
             looking = asyncio.get_running_loop().create_task(self._look_after())
-            stack.push_async_callback(_end, looking)
+            stack.push_async_callback(end, looking)
             await stack.enter_async_context(self._notices)
             sweeping = asyncio.get_running_loop().create_task(
                 sweep(self._link, self._settings, self._chats, self._cache.leases)
             )
-            stack.push_async_callback(_end, sweeping)
+            stack.push_async_callback(end, sweeping)
             self._stack = stack.pop_all()
         return self
 
@@ -175,8 +176,3 @@ class Redis:
         if trouble:
             state["reason"] = trouble
         return state
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -16,6 +16,7 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected, reason_of
 from plugins.cache.redis_layout import script
+from plugins.cache.redis_tasks import end
 from sidecar import Unavailable
 
 LaneName = Literal["changes", "rest"]
@@ -53,6 +54,7 @@ class Link:
         if self._is_cluster:
             self._cluster = RedisCluster.from_url(self._url, socket_timeout=self._timeout, **options)
         else:
+            # A lane bounds its pipelines itself: redis-py would set a timer for each answer, and a task for each write.
             self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
         self._closed = False
         return self
@@ -60,8 +62,7 @@ class Link:
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+            await end(self._refreshing)
         for lanes in self._lanes.values():
             for lane in lanes:
                 await lane.close()

@@ -22,6 +22,7 @@ from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_records import unpack
 from plugins.cache.redis_tails import Tails
+from plugins.cache.redis_tasks import end
 from sidecar import Cursor, Unavailable, UserHash
 
 LOOK_SECONDS = 1.9
@@ -69,9 +70,7 @@ class Notices:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         with suppress(Unavailable):
             await self._absent(self._tails.followed)
 

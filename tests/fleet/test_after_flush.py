@@ -205,7 +205,7 @@ async def test_s47_any_key_of_a_person_lost_is_as_if_nothing_had_been_there(
             await a.ask("title_update", {"chatId": chat, "title": f"title of {chat}", "basedOnVersion": 0})
         await settled(one)
         truth = {chat: await record(a, chat) for chat in ("c1", "c2", "c3", "c4")}
-        key = chats_of_redis(one)._keys.person(a.user)[number]
+        key = chats_of_redis(one)._keys.person_and_outbox(a.user)[number]
         await redis_server.cli("DEL", key)
         async with Device(other.url) as fresh:
             for device in (fresh, b):

@@ -16,9 +16,9 @@ from plugins.cache.redis_layout import Script
 ADDED = "n+1"
 _ONE_MORE = {
     "a person": (r"now \+ 3600000, \{\} \}", "now + 3600000, {}, 'n+1' }"),
-    "a chat": (r"0, now, 0, 0, 0, 0, false,\n  \}", "0, now, 0, 0, 0, 0, false, 'n+1',\n  }"),
-    "a message": (r"'sent', CH\.at, W\.size, 0 \}", "'sent', CH.at, W.size, 0, 'n+1' }"),
-    "an entry of the log": (r"CH\.connection, CH\.device, now \}\)", "CH.connection, CH.device, now, 'n+1' })"),
+    "a chat": (r"0, now, 0, 0, 0, 0, 0, false,\n  \}", "0, now, 0, 0, 0, 0, 0, false, 'n+1',\n  }"),
+    "a message": (r"('sent', CH\[\d+\], W\[\d+\], 0) \}", r"\1, 'n+1' }"),
+    "an entry of the log": (r"(CH\[\d+\], CH\[\d+\], now) \}\)", r"\1, 'n+1' })"),
     "an entry of the outbox": (r"at, wanted \}\)", "at, wanted, 'n+1' })"),
     "a notice": (r"D\.deleted or false,\n        \}\)", "D.deleted or false, 'n+1',\n        })"),
     "an outcome": (r"or false, now,\n    \}", "or false, now, 'n+1',\n    }"),
@@ -35,7 +35,7 @@ def install() -> None:
     def later(name: str) -> Script:
         text = script(name).text.decode()
         for what, (pattern, replacement) in _ONE_MORE.items():
-            text, times = re.subn(pattern, lambda _: replacement, text)  # noqa: B023
+            text, times = re.subn(pattern, replacement, text)
             found.update([what] if times else [])
         return Script(name, text.encode(), hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
 

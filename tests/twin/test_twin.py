@@ -65,7 +65,6 @@ MUTATIONS = {
     "a repeat that is carried out again": ("if D then return D end\n  D = first_time(V)", "D = first_time(V)"),
     "an eviction of more than one": ("if surplus > 0 then", "if surplus > -1 then"),
     "entries that outlive their chat": ("{ deleted = true })\n", "{ deleted = true, message = true })\n"),
-    "a log that is never trimmed": ("> SET[@events_kept] do", "> 1e9 do"),
 }
 """What the play must notice. Places in packed arrays have their names, as in the parts of the scripts."""
 

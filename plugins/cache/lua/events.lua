@@ -3,12 +3,14 @@
 
 local a, most = open(ARGV[4]), tonumber(ARGV[5])
 local P, begun = read_person(call('HGET', PERSON, 'p'))
+local base = P[@p_base]
 later.trim_log_by_age(P)
 later.trim_log(P)
+local trimmed = P[@p_base] ~= base -- which has to be written down: the log does not say where it begins
 
 local function written(lost)
   -- Asked on behalf of a device that is connected, which keeps the drafts of its owner alive.
-  if begun or now - P[@p_polled] > math.min(SET[@draft_ttl] / 8, 30000) or now - P[@p_seen] > 60000 then
+  if begun or trimmed or now - P[@p_polled] > math.min(SET[@draft_ttl] / 8, 30000) or now - P[@p_seen] > 60000 then
     P[@p_polled] = now
     P[@p_seen] = now
     if P[@p_visit] == 0 then
