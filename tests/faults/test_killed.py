@@ -187,3 +187,34 @@ async def _kill(folder: Path, process: SidecarProcess, place: tuple[str, int, st
         return False
     await until(lambda: len(process.workers()) >= 2)
     return True
+
+
+async def test_f35_t23_who_was_on_a_killed_process_comes_back_though_all_places_are_taken(hosts: Hosts) -> None:
+    """F35, T23: the places of its connections end 90 s later; those of a process that is known to be dead count no more."""
+    most = 4
+    async with hosts(2, limits={"connections_per_user": most}) as (one, other):
+        devices = [await Device(one.url).open() for _ in range(most)]
+        refused = await Device(other.url).connect()
+        assert (await refused.sign_in())["payload"]["code"] == "quota_exceeded"
+        assert await refused.closed() == 1013
+        await refused.close()
+        await one.kill()
+        for device in devices:
+            assert await device.closed() == 1006
+            await device.close()
+            device.url = other.url
+
+            async def comes_back(device: Device = device) -> bool:
+                await device.connect()
+                if (await device.sign_in())["type"] == "ready":
+                    return True
+                await device.close()
+                return False
+
+            await until(comes_back, 20)
+        late = await Device(other.url).connect()
+        assert (await late.sign_in())["payload"]["code"] == "quota_exceeded", "and no more than that"
+        await late.close()
+        for device in devices:
+            await device.close()
+        other.spotless()
