@@ -121,7 +121,7 @@ async def test_f35_killed_by_chance_again_and_again(hosts: Hosts) -> None:
             await until(lambda: all(_seen(w) == wanted[id(x)] for x, w in zip(writers, watchers, strict=True)), 30)
         assert sum(writer.ends.count(1006) for writer in writers) >= 6
         assert sum(writer.repeated for writer in writers) > 0, "somebody's answer was lost"
-        assert sum(watcher.heard for watcher in watchers) > 0
+        assert sum(len(watcher.heard) for watcher in watchers) > 0
         await stored(hosts, writers)
         await told(writers)
         for host in both:
@@ -181,7 +181,7 @@ async def _kill(folder: Path, process: SidecarProcess, place: tuple[str, int, st
     new.write_text(" ".join(map(str, place)))
     new.rename(plan)  # whole at once
     try:
-        await until(lambda: not plan.exists(), 10)
+        await until(lambda: not plan.exists(), 30)
     except TimeoutError:
         plan.unlink(missing_ok=True)
         return False
