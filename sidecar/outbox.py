@@ -22,8 +22,9 @@ from sidecar.slots.cache import Lease
 
 _LEASE_SECONDS = 6.0
 """With a look every quarter of it, another process goes on with the work of a dead one within eight seconds."""
-_PROCESSES = "outbox_workers"
-_MOST_PROCESSES = 1000
+PROCESSES = "outbox_workers"
+"""The lease whose holders are the processes that live, where several share a cache; it ends with a dead one's other leases."""
+_MOSTPROCESSES = 1000
 """That share the work."""
 _WATCH_SECONDS = 0.25
 """How often it is looked for leases that ended."""
@@ -40,7 +41,8 @@ class OutboxWorker:
 
     def __init__(self, parts: Parts, listeners: Sequence[Listener], holder: str) -> None:
         self._parts = parts
-        self._holder = holder
+        self.holder = holder
+        """What this process is called among the others."""
         self._shards = Shards()
         self._positions = [PluginPosition(parts, listener, self._shards) for listener in listeners]
         self._names = [listener.name for listener in listeners]
@@ -115,12 +117,12 @@ class OutboxWorker:
         # First this one goes: of two that end at the same time at least one sees that it is the last.
         self._leaving = True
         leases = self._parts.cache.leases
-        await leases.leave(Lease(_PROCESSES, self._holder, self._fence))
-        return bool(await leases.held(_PROCESSES))
+        await leases.leave(Lease(PROCESSES, self.holder, self._fence))
+        return bool(await leases.held(PROCESSES))
 
     async def _leave(self) -> None:
         leases = self._parts.cache.leases
-        own = [*self._shards.leases, Lease(_PROCESSES, self._holder, self._fence)]
+        own = [*self._shards.leases, Lease(PROCESSES, self.holder, self._fence)]
         for lease in own:
             self._shards.drop(lease.name)
         # Where that fails they end by themselves.
@@ -135,9 +137,9 @@ class OutboxWorker:
         workers = 1
         if shards > 1:
             if not self._leaving:
-                place = await leases.take(_PROCESSES, self._holder, _LEASE_SECONDS, _MOST_PROCESSES)
+                place = await leases.take(PROCESSES, self.holder, _LEASE_SECONDS, _MOSTPROCESSES)
                 self._fence = place.fence if place is not None else 0
-            workers = max(1, len(await leases.held(_PROCESSES)))
+            workers = max(1, len(await leases.held(PROCESSES)))
         share = shards if everything else -(-shards // workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
         mine = [name for name in names if name in self._shards]
@@ -153,7 +155,7 @@ class OutboxWorker:
 
     async def _take_shard(self, name: str) -> bool:
         until = time.monotonic() + _LEASE_SECONDS  # from before it is asked for: never later than the cache has it
-        lease = await self._parts.cache.leases.take(name, self._holder, _LEASE_SECONDS)
+        lease = await self._parts.cache.leases.take(name, self.holder, _LEASE_SECONDS)
         if lease is None:
             if self._shards.drop(name):
                 self._abandon(name)

@@ -8,7 +8,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -47,12 +47,11 @@ class SidecarProcess:
         *,
         files: int | None = None,
         before: str = "",
-        under: Sequence[str] = (),
         environment: Mapping[str, str] = MappingProxyType({}),
         **sections: Any,
     ) -> None:
-        """`files`: how many file descriptors it may have. `before`: Python that it runs first. `under`: a command that runs it, with
-        its arguments, such as faketime's; its process must become the sidecar's."""
+        """`files`: how many file descriptors it may have. `before`: Python that it runs first.
+        `environment`: variables on top of the tests' own."""
         folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "process.yaml"
         sections["server"] = {"port": 0, "drain": "1s", **sections.get("server", {})}
@@ -61,7 +60,6 @@ class SidecarProcess:
         self.write_config()
         self.log = folder / "process.log"
         self.url = ""
-        self._under = tuple(under)
         self._environment = dict(environment)
         self._before = before if files is None else f"{_LIMITED.format(files=files)}\n{before}"
         self._process: asyncio.subprocess.Process
@@ -102,7 +100,7 @@ class SidecarProcess:
         start = ("-c", self._before + _RUN) if self._before else ("-m", "sidecar")
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(*self._under, sys.executable, *start, "serve", "--config", str(self.config)),
+                *(sys.executable, *start, "serve", "--config", str(self.config)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **self._environment},

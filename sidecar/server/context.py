@@ -57,6 +57,11 @@ class Context:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
+    @property
+    def process(self) -> bytes:
+        """What this process is called: the note of the places that its connections have."""
+        return self.worker.holder.encode()
+
     def users_sessions(self, user: UserHash) -> list[OpenSession]:
         """The sessions of a person's connections here."""
         return [self.sessions[c.id] for c in self.registry.of(user) if c.id in self.sessions]

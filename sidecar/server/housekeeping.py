@@ -109,7 +109,7 @@ async def _renew(context: Context) -> None:
 async def _renew_place(context: Context, connection: Connection) -> None:
     leases = context.parts.cache.leases
     most = context.config.limits.connections_per_user
-    lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most)
+    lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most, context.process)
     if lease is not None and connection.closed:
         await leases.leave(lease)  # it went meanwhile: its place must not wait for the lease's end
 

@@ -17,6 +17,7 @@ from sidecar.frames.errors import FrameError
 from sidecar.frames.reading import read
 from sidecar.ids import ConnectionId, UserHash, hash_user
 from sidecar.metrics import close_label
+from sidecar.outbox import PROCESSES
 from sidecar.parts import Caller
 from sidecar.records import rfc3339
 from sidecar.server.context import Context, OpenSession
@@ -30,7 +31,7 @@ from sidecar.version import __version__
 
 PROTOCOL = 1
 LEASE_SECONDS = 90.0
-"""A connection's place is free again so long after a process was killed (threats T23)."""
+"""A connection's place is free again so long after a process was killed (threats T23), or sooner, when it is known to be dead."""
 RECHECK_SECONDS = 60.0
 _SIGN_IN_SECONDS = 10.0
 _OPENING_SECONDS = 20.0
@@ -206,7 +207,10 @@ class Opening:
 
     async def _place(self, user: UserHash, connection: ConnectionId) -> Lease:
         most = self._context.config.limits.connections_per_user
-        lease = await self._context.parts.cache.leases.take(f"connections:{user}", connection, LEASE_SECONDS, most)
+        leases, name, process = self._context.parts.cache.leases, f"connections:{user}", self._context.process
+        lease = await leases.take(name, connection, LEASE_SECONDS, most, process)
+        if lease is None and (ghosts := await self._ghosts(name)):
+            lease = await leases.take(name, connection, LEASE_SECONDS, most + ghosts, process)
         if lease is None:
             raise WireError(
                 "quota_exceeded",
@@ -215,6 +219,15 @@ class Opening:
                 close=1013,
             )
         return lease
+
+    async def _ghosts(self, name: str) -> int:
+        """How many places belong to connections of processes that died: their clients are those who come back now."""
+        cache = self._context.parts.cache
+        if not cache.shared:
+            return 0
+        places = await cache.leases.held(name)
+        living = {holder.encode() for holder in await cache.leases.held(PROCESSES)}
+        return sum(process != b"" and process not in living for process in places.values())
 
     def _ready(self, re: str, connection: Connection, session: Session, known: Recognised) -> None:
         device: dict[str, Any] = {"id": known.device.id, "name": known.device.name, "isNew": known.is_new}

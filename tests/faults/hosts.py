@@ -123,6 +123,20 @@ class Hosts:
             abs(shares[each.pid] - 64 / len(processes)) < 4 for each in processes
         )
 
+    async def entries(self, *sets: str) -> int:
+        """How many entries of the outbox wait in these sorted sets: `waiting`, `parked`, `due`."""
+        count = 0
+        async with self.redis.client() as client:
+            redis: Any = client
+            for shard in range(64):
+                for name in sets:
+                    count += await redis.zcard(f"sidecar:{{{shard}}}:{name}")
+        return count
+
+    async def delivered(self) -> bool:
+        """Whether nothing waits for a plugin, nor will soon. What is parked does not count."""
+        return await self.entries("waiting", "due") == 0
+
     def rows(self, statement: str, *values: object) -> list[Any]:
         return rows(self.folder, statement, *values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.device import Device, Frame, doc, new_id
+from tests.device import Device, Frame, SocketClosed, doc, new_id
 from tests.faults.hosts import Hosts, hosts
 from tests.integration.world import AT_ONCE, chats_of, until
 from tests.plugins.next_version import ADDED
@@ -53,7 +52,6 @@ async def _written(hosts: Hosts, user: str) -> dict[str, set[bool]]:
     return found
 
 
-@pytest.mark.xfail(reason="open: fails now and then beside other work", strict=False)
 async def test_f37_fields_of_a_newer_version_are_passed_over_and_kept(hosts: Hosts) -> None:
     """F37: either writes, either reads, either delivers; both devices and the store agree in the end."""
     chance = random.Random(37)
@@ -80,11 +78,7 @@ async def test_f37_fields_of_a_newer_version_are_passed_over_and_kept(hosts: Hos
         for device in devices:
             await _unknown_keys(device)
         away.unlink()
-
-        async def delivered() -> bool:
-            return not any(await asyncio.gather(*(host.metric("sidecar_outbox_pending") for host in both)))
-
-        await until(delivered, 30)
+        await until(hosts.delivered, 40)
         synced = [chats_of(await device.sync()) for device in devices]
         assert synced[0] == synced[1]
         assert len(synced[0]) > 3
@@ -92,7 +86,7 @@ async def test_f37_fields_of_a_newer_version_are_passed_over_and_kept(hosts: Hos
         stored = hosts.rows("SELECT chat_id, client_message_id FROM messages ORDER BY sequence")
         for chat_id, messages in texts.items():
             assert [row["client_message_id"] for row in stored if row["chat_id"] == chat_id] == messages
-        assert await asyncio.gather(*(host.metric("sidecar_outbox_parked") for host in both)) == [0, 0]
+        assert await hosts.entries("parked") == 0
         for host in both:
             host.spotless()
         for device in devices:
@@ -176,7 +170,6 @@ async def test_f37_another_layout_refuses_to_start(hosts: Hosts, other: int) -> 
         assert (await device.ask("ping", {}))["type"] == "pong"
 
 
-@pytest.mark.xfail(reason="open: fails now and then beside other work", strict=False)
 async def test_f37_a_cache_that_turns_out_to_be_another_is_not_used(hosts: Hosts) -> None:
     """F37: what all processes agreed on is looked at again and again; after FLUSHALL it is written down anew."""
     edit = {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0}
@@ -184,20 +177,21 @@ async def test_f37_a_cache_that_turns_out_to_be_another_is_not_used(hosts: Hosts
         await hosts.redis.cli("FLUSHALL")
         await until(lambda: _agreed(hosts), 20)
         await hosts.redis.cli("SET", "sidecar:layout", "2")
-
-        async def refuses() -> bool:
-            return (await one.ask("/readyz"))[0] == 503
-
-        await until(refuses, 20)
-        assert (await device.ask("draft_update", edit, "operation"))["payload"]["code"] == "unavailable"
-        assert any("layout 2" in line["reason"] for line in one.events("redis_finding"))
+        await until(lambda: any("layout 2" in line["reason"] for line in one.events("redis_finding")), 20)
+        try:
+            answer = await device.ask("draft_update", edit, "operation")
+            assert answer["payload"]["code"] == "unavailable"
+        except SocketClosed as closed:  # the process took so long that it sends its people away by now
+            assert closed.code == 1013  # noqa: PT017
+        assert (await one.ask("/readyz"))[0] == 503
         await hosts.redis.cli("SET", "sidecar:layout", "1")
 
         async def serves() -> bool:
             return (await one.ask("/readyz"))[0] == 200
 
         await until(serves, 20)
-        assert one.events("redis_finding")
+        async with Device(one.url) as again:
+            assert (await again.ask("draft_update", edit, "operation"))["type"] == "chat_initiated"
 
 
 async def _agreed(hosts: Hosts) -> bool:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class Missing(Exception):
@@ -37,6 +38,16 @@ def find_strace() -> str:
     if path is None:
         raise Missing("No strace on PATH. Install it (root on Debian: make services).")
     return path
+
+
+def find_faketime() -> str:
+    """The library that gives a process another time than its host (`LD_PRELOAD`; the program `faketime` starts a child of its own)."""
+    named = os.environ.get("SIDECAR_TEST_FAKETIME")
+    places = [Path(named)] if named else Path("/usr").glob("lib*/*/faketime/libfaketimeMT.so.1")
+    for path in places:
+        if path.exists():
+            return str(path)
+    raise Missing("No libfaketime below /usr/lib. Install it (root on Debian: make services).")
 
 
 def find_redis() -> Program:

@@ -16,12 +16,13 @@ case "$*" in *update*) exit 0;; esac
 test {status} = 0 || exit {status}
 printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
 printf '#!/bin/sh\\n' > {folder}/strace
+echo > {folder}/libfaketime
 /bin/chmod +x {folder}/redis-server {folder}/strace
 """
 
 
 class Machine:
-    """Root's, with a stand-in for apt-get, and neither redis-server nor strace."""
+    """Root's, with a stand-in for apt-get, and nothing of what the tests need."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,6 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SIDECAR_TEST_REDIS", raising=False)
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     made = Machine(tmp_path)
     monkeypatch.setattr(install, "_POLICY", made.policy)
@@ -57,7 +59,7 @@ def test_what_is_missing_is_installed_once_and_nothing_is_started(
     assert "skipped" not in capsys.readouterr().err
     assert [line.split()[3:] for line in machine.asked] == [
         ["update"],
-        ["install", "-y", "--no-install-recommends", "redis-server", "strace"],
+        ["install", "-y", "--no-install-recommends", "redis-server", "strace", "libfaketime"],
     ]
     assert (machine.folder / "policy-then").read_text().endswith("exit 101\n")
     assert not machine.policy.exists()

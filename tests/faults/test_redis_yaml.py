@@ -1,0 +1,131 @@
+"""`config/redis.yaml` as it stands in the repository, against a Redis of the tests: two workers, one service (semantics §10)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.device import doc
+from tests.integration.workers import close, get, spread
+from tests.integration.world import begin, of_chat, rows, say, until
+from tests.process import SidecarProcess
+from tests.services.redis_server import RedisServer
+
+FILE = Path(__file__).parent.parent.parent / "config" / "redis.yaml"
+
+
+class AsItIs(SidecarProcess):
+    """The file itself, and what the environment changes: where Redis is, where its own files go, which port it takes."""
+
+    def __init__(self, folder: Path, redis: RedisServer, **environment: str) -> None:
+        self.variables = {
+            "SIDECAR_CACHE__OPTIONS__URL": redis.url,
+            "SIDECAR_DATA_DIR": str(folder / "data"),
+            "SIDECAR_SERVER__PORT": "0",
+            "SIDECAR_LOGGING__FORMAT": "json",
+            **environment,
+        }
+        super().__init__(folder, environment=self.variables)
+        self.config = FILE
+
+    async def command(self, *arguments: str) -> Any:
+        """An operators' command, which any of the workers may take."""
+        asking = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(FILE)),
+            env={**os.environ, **self.variables, "PYTHONPATH": str(FILE.parent.parent)},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asking.communicate()
+        assert asking.returncode == 0, err
+        return json.loads(out)
+
+
+@asynccontextmanager
+async def as_it_is(folder: Path, redis: RedisServer, **environment: str) -> AsyncIterator[AsItIs]:
+    async with AsItIs(folder, redis, **environment) as process:
+        assert len(process.workers()) == yaml.safe_load(FILE.read_text())["server"]["workers"] == 2
+        yield process
+
+
+async def test_redis_yaml_serves_two_devices_on_two_workers(tmp_path: Path, redis_server: RedisServer) -> None:
+    """S55, F35: they see each other; a worker is killed and replaced, its device comes back and goes on by its cursor."""
+    async with as_it_is(tmp_path, redis_server) as process:
+        found = await spread(process, name="alice")
+        [one], [other] = found.values()
+        for device in (one, other):
+            await device.sync()
+        await begin(one, "c1", doc("first"))
+        assert (await other.event("chat_added"))["chat"]["draft"] == doc("first")
+        said = await say(other, "c1", "m1", doc("said"), draftVersion=1)
+        assert said["consumed"]
+        assert (await one.event("message_new"))["message"]["content"] == doc("said")
+        for device in (one, other):
+            assert (await device.event("message_update"))["status"] == "delivered"
+        assert [row[0] for row in rows(tmp_path, "SELECT client_message_id FROM messages")] == ["m1"]
+        cursor = (await one.sync())[-1]["cursor"]
+        before = {each.pid for each in process.workers()}
+        [killed] = [pid for pid, devices in found.items() if one in devices]
+        os.kill(killed, signal.SIGKILL)
+        assert await one.closed() == 1006
+        edit = {"chatId": "c1", "content": doc("meanwhile"), "basedOnVersion": 2}
+        assert (await other.ask("draft_update", edit))["type"] == "draft_updated"
+        await one.close()
+        await one.open()
+        [delta] = await one.sync(cursor=cursor)
+        assert [chat["draft"] for chat in delta["chats"]] == [doc("meanwhile")]
+        await until(lambda: len({each.pid for each in process.workers()} - before) == 1)
+        await until(lambda: _up(process, "1.0", "1.0"), 30)
+        await close(found)
+        process.signal(signal.SIGTERM)
+        assert await process.exit() == 0
+        assert "Traceback" not in process.log.read_text()
+
+
+async def test_redis_yaml_is_looked_after_through_any_worker(tmp_path: Path, redis_server: RedisServer) -> None:
+    """`/metrics` tells of each worker, `users disconnect` reaches both, `dead-letters` are found and replayed by either."""
+    stubborn = {"SIDECAR_PERSISTENCE__USE": "tests.plugins.stubborn_store:Stubborn"}
+    async with as_it_is(tmp_path, redis_server, **stubborn) as process:
+        refuse = tmp_path / "data" / "refuse"
+        found = await spread(process, name="alice")
+        await until(lambda: _up(process, "1.0", "1.0"), 30)
+        text = (await get(process, "/metrics"))[1]
+        connections = dict(re.findall(r'^sidecar_connections\{worker="(\d)"\} (\S+)$', text, re.MULTILINE))
+        assert connections == {"1": "1.0", "2": "1.0"}
+        refuse.touch()
+        for number, [device] in enumerate(found.values()):
+            await say(device, f"c{number}", "m1", doc("said"))
+            chat = of_chat(device.full(f"c{number}"))
+            assert (await device.event("message_update", chat))["status"] == "error"
+        letters = await process.command("dead-letters", "list")
+        assert sorted(letter["chat"].partition("_")[2] for letter in letters) == ["c0", "c1"]
+        refuse.unlink()
+        for worker in process.workers():  # while one sleeps the other takes the command
+            worker.suspend()
+            try:
+                assert await process.command("dead-letters", "list") == letters
+            finally:
+                worker.resume()
+        told = await process.command("dead-letters", "replay", "--all")
+        assert (told["count"], told["parked"]) == (2, 0), told
+        await until(lambda: len(rows(tmp_path, "SELECT 1 FROM messages")) == 2)
+        assert await process.command("dead-letters", "list") == []
+        assert await process.command("users", "disconnect", "--user", "alice") == {"count": 2, "left": 0}
+        assert [await device.closed() for [device] in found.values()] == [4401, 4401]
+        await close(found)
+
+
+async def _up(process: SidecarProcess, *wanted: str) -> bool:
+    text = (await get(process, "/metrics"))[1]
+    return tuple(re.findall(r'^sidecar_worker_up\{worker="\d"\} (\S+)$', text, re.MULTILINE)) == wanted
