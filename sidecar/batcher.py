@@ -36,14 +36,24 @@ class Batcher(Generic[Q, A]):
         self._most = most
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._under_way = 0
+
+    @property
+    def unanswered(self) -> int:
+        """Questions that wait or are under way."""
+        return len(self._waiting) + self._under_way
 
     async def __call__(self, question: Q) -> A:
         """The answer to this question."""
+        return await self.ask(question)
+
+    def ask(self, question: Q) -> asyncio.Future[A]:
+        """The answer to this question, to be awaited at once: as a call, for a caller that wraps it in a coroutine of its own."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if self._task is None:
             self._start()
-        return await answer
+        return answer
 
     def _start(self) -> None:
         # An empty context: the task serves many callers, and the first one's context (its log fields) is not theirs.
@@ -62,6 +72,7 @@ class Batcher(Generic[Q, A]):
     async def _run(self) -> None:
         while batch := self._next():
             answers: Sequence[A | Exception]
+            self._under_way = len(batch)
             try:
                 answers = await self._send([question for question, _ in batch])
                 if len(answers) != len(batch):
@@ -72,6 +83,8 @@ class Batcher(Generic[Q, A]):
                 for _, future in batch:
                     future.cancel()
                 raise
+            finally:
+                self._under_way = 0
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
 

@@ -317,7 +317,7 @@ class Accepted:
     doomed: bool = False
     """The chat is to be deleted: destroy its key, then commit DeleteChat."""
     chat: ChatInCache | None = None
-    """The record after the step."""
+    """The record after the step. A cache on a server leaves its messages out (`messages` empty): nobody asks for them here."""
     draft_lost: ConflictReason | None = None
     """Of Restore: why the draft was not put back while the rest was taken (an equal version with another operation id, or a lower one)."""
     cursor: Cursor | None = None
@@ -326,7 +326,7 @@ class Accepted:
 
 @frozen
 class Conflict:
-    """Nothing changed. `chat` is the winner, read in the same step; a tombstone with reason `chat_deleted`."""
+    """Nothing changed. `chat` is the winner, read in the same step (its messages may be left out); a tombstone with reason `chat_deleted`."""
 
     reason: ConflictReason
     chat: ChatInCache | Deleted | None = None

@@ -19,7 +19,9 @@ from sidecar.parts import Caller, Parts
 from sidecar.records import Deleted, MessageInDB, Page
 from sidecar.slots.keyed_cipher import KeyedCipher
 
-_TRIES = 6  # each try lost a race against an accepted change of the same chat
+_TRIES = (
+    16  # each try lost a race against an accepted change of the same chat, such as the delivery of one of many messages
+)
 
 Found = ChatInCache | Deleted
 
@@ -46,8 +48,7 @@ async def load(
     if not wanted:
         return Loaded(here, None)
     token = await cache.prepare(user, wanted)
-    epoch = (await cache.events(user, None, 0)).head.epoch
-    cached = await cache.read(user, wanted)  # again, under the token: something may have come in between
+    epoch, cached = await _read(parts, user, wanted)  # again, under the token: something may have come in between
     try:
         rows = await parts.store.known(user, wanted)
         pages = await asyncio.gather(*(_newest(parts, user, chat_id) for chat_id in rows))
@@ -85,12 +86,24 @@ async def _newest(parts: Parts, user: UserHash, chat_id: ChatId) -> Page[Message
     return await parts.store.messages(user, chat_id, None, parts.settings.cache.messages_kept)
 
 
+async def _read(
+    parts: Parts, user: UserHash, ids: Sequence[ChatId], *, use: bool = False
+) -> tuple[str, Mapping[ChatId, Found]]:
+    """The present epoch and what the cache has of these chats, of whatever epoch.
+
+    Asked at once: if an epoch begins in between, what was read is of another one than the one that is told, in either order,
+    and is treated as what is not here.
+    """
+    chats = parts.cache.chats
+    events, found = await asyncio.gather(chats.events(user, None, 0), chats.read(user, ids, use=use))
+    return events.head.epoch, found
+
+
 async def _present(parts: Parts, user: UserHash, ids: Sequence[ChatId], *, use: bool = False) -> dict[ChatId, Found]:
     """What the cache has of the present epoch; unfinished deletions are finished."""
-    cache = parts.cache.chats
-    epoch = (await cache.events(user, None, 0)).head.epoch
+    epoch, cached = await _read(parts, user, ids, use=use)
     here: dict[ChatId, Found] = {}
-    for chat_id, record in (await cache.read(user, ids, use=use)).items():
+    for chat_id, record in cached.items():
         if isinstance(record, ChatInCache):
             if record.doomed:
                 record = await bury(parts, user, chat_id, record.key)
@@ -105,8 +118,7 @@ async def peek(parts: Parts, user: UserHash, ids: Sequence[ChatId]) -> dict[Chat
     here = await _present(parts, user, ids)
     wanted = [chat_id for chat_id in ids if chat_id not in here]
     if wanted:
-        epoch = (await parts.cache.chats.events(user, None, 0)).head.epoch
-        cached = await parts.cache.chats.read(user, wanted)
+        epoch, cached = await _read(parts, user, wanted)
         rows = await parts.store.known(user, wanted)
         marked = await _marked(parts, user, wanted, cached)
         for chat_id in wanted:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidecar.changes import ChatInCache, Entry, EntryKind, MessageStatus, Stored
 from sidecar.chats import Found, bury, load, own_change
 from sidecar.documents import Document
-from sidecar.errors import KeyGone, Undecryptable, Unstorable
+from sidecar.errors import KeyGone, LeaseLost, Undecryptable, Unstorable
 from sidecar.ids import ChatId
 from sidecar.listeners import Listener
 from sidecar.merge import delivered
@@ -17,6 +18,9 @@ from sidecar.texts import open_draft, open_message, open_title
 
 PERSISTENCE = "persistence"
 
+Held = Callable[[], bool]
+"""Whether the shard of an entry is still this process' to work."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
@@ -25,11 +29,15 @@ class Delivery:
     parts: Parts
     listener: Listener
 
-    async def deliver(self, entry: Entry) -> None:
-        """Returns when the plugin has it, or there is nothing left to deliver. Raises what the plugin raised."""
+    async def deliver(self, entry: Entry, held: Held) -> None:
+        """Returns when the plugin has it, or there is nothing left to deliver. Raises what the plugin raised.
+
+        Raises `LeaseLost`, and tells the plugin nothing, when `held` says no: what was read before may be old by now.
+        """
         if not self.listener.handles(entry.kind):
             return
         if entry.kind == "erased":
+            _insist(held)
             await self.listener.deliver_erased(entry.user)
             return
         if entry.chat_id is None:
@@ -37,6 +45,7 @@ class Delivery:
         if entry.kind == "deleted":
             found = (await self.parts.cache.chats.read(entry.user, [entry.chat_id])).get(entry.chat_id)
             gone = found if isinstance(found, Deleted) else Deleted(entry.user, entry.chat_id, entry.at)
+            _insist(held)
             await self.listener.deliver_deleted(gone)
             return
         chat = await self._chat(entry, entry.chat_id)
@@ -44,11 +53,11 @@ class Delivery:
             return  # deleted meanwhile, or lost: then its devices bring it back
         try:
             if entry.kind == "draft":
-                await self._draft(chat)
+                await self._draft(chat, held)
             elif entry.kind == "title":
-                await self._title(chat)
+                await self._title(chat, held)
             else:
-                await self._message(entry, chat)
+                await self._message(entry, chat, held)
         except KeyGone:
             await bury(self.parts, entry.user, entry.chat_id, chat.key)
         except Undecryptable:
@@ -66,21 +75,23 @@ class Delivery:
         """Whether the store is to wait for the first message, which brings draft and title along: no row before it (semantics §4)."""
         return self.listener.name == PERSISTENCE and not chat.in_store and chat.undelivered > 0
 
-    async def _draft(self, chat: ChatInCache) -> None:
+    async def _draft(self, chat: ChatInCache, held: Held) -> None:
         if self._comes_with_message(chat):
             return
         raw = await open_draft(self.parts, chat) if self._opens("draft") else None
+        _insist(held)
         await self.listener.deliver_draft(chat.in_db(), Document(raw) if raw is not None else None)
         await self._stored(chat)
 
-    async def _title(self, chat: ChatInCache) -> None:
+    async def _title(self, chat: ChatInCache, held: Held) -> None:
         if self._comes_with_message(chat):
             return
         title = await open_title(self.parts, chat) if self._opens("title") else None
+        _insist(held)
         await self.listener.deliver_title(chat.in_db(), title)
         await self._stored(chat)
 
-    async def _message(self, entry: Entry, chat: ChatInCache) -> None:
+    async def _message(self, entry: Entry, chat: ChatInCache, held: Held) -> None:
         message = await self._find(entry, chat)
         if message is None:
             return
@@ -90,6 +101,7 @@ class Delivery:
         if self.listener.name == PERSISTENCE and message.status != "delivered":
             # With the number that `delivered` will have: the store is never behind what a device saw (semantics §4).
             row = row.model_copy(update={"messages_version": chat.messages_version + 1})
+        _insist(held)
         if entry.kind == "first_message":
             await self.listener.deliver_first_message(row, message, plaintext)
         else:
@@ -118,3 +130,8 @@ class Delivery:
             return
         what = MessageStatus(entry.message_id, "error")
         await self.parts.cache.chats.commit(own_change(self.parts, entry.user, entry.chat_id, what))
+
+
+def _insist(held: Held) -> None:
+    if not held():
+        raise LeaseLost("somebody else may be at work on this entry by now")

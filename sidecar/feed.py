@@ -134,7 +134,7 @@ class Feed:
         self._tell("gap", self._registry.of(self._user))
 
     async def _step(self) -> bool:
-        """Passes on the next stretch of the log; False at its end."""
+        """Passes on the next stretch of the log; False at its end, as far as that is known."""
         chats = self._parts.cache.chats
         events: Events | Fresh
         records: Mapping[ChatId, Found]
@@ -162,7 +162,8 @@ class Feed:
             if ending is not None:
                 for connection in connections:
                     connection.close(SIGN_IN_AGAIN, ending)
-        return len(events.items) == _AT_ONCE
+        # Behind what was at hand there may be a gap: then the log is asked at once, and not with the next look.
+        return len(events.items) == _AT_ONCE or (fresh is not None and chats.grown(self._user, self.head))
 
     def _pass(
         self, cursor: Cursor, frame: bytes | None, author: ConnectionId | None, connections: Sequence[Connection]

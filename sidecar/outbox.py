@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 
 import structlog
@@ -15,13 +16,17 @@ from sidecar.errors import Unavailable
 from sidecar.ids import UserHash
 from sidecar.listeners import Listener
 from sidecar.outbox_position import PluginPosition
+from sidecar.outbox_shards import Shards
 from sidecar.parts import Parts
 from sidecar.slots.cache import Lease
 
 _LEASE_SECONDS = 6.0
 """With a look every quarter of it, another process goes on with the work of a dead one within eight seconds."""
-_WORKERS = 1000
-"""Processes that share the work."""
+_PROCESSES = "outbox_workers"
+_MOST_PROCESSES = 1000
+"""That share the work."""
+_WATCH_SECONDS = 0.25
+"""How often it is looked for leases that ended."""
 
 log = structlog.get_logger("sidecar.outbox")
 
@@ -36,11 +41,12 @@ class OutboxWorker:
     def __init__(self, parts: Parts, listeners: Sequence[Listener], holder: str) -> None:
         self._parts = parts
         self._holder = holder
-        self._leases: dict[str, Lease] = {}
-        self._positions = [PluginPosition(parts, listener, self._leases) for listener in listeners]
+        self._shards = Shards()
+        self._positions = [PluginPosition(parts, listener, self._shards) for listener in listeners]
         self._names = [listener.name for listener in listeners]
         self._tasks: list[asyncio.Task[None]] = []
         self._joined = False
+        self._leaving = False
         self._fence = 0
 
     async def __aenter__(self) -> OutboxWorker:
@@ -48,7 +54,7 @@ class OutboxWorker:
             await self._take()  # before anything is accepted, so that the first change has listeners
         except Unavailable as error:
             log.warning("outbox_waits", part=error.part)
-        self._tasks = [asyncio.create_task(self._hold())]
+        self._tasks = [asyncio.create_task(self._hold()), asyncio.create_task(self._watch())]
         self._tasks += [asyncio.create_task(position.work()) for position in self._positions]
         self._tasks.append(asyncio.create_task(self._measure()))
         return self
@@ -57,22 +63,35 @@ class OutboxWorker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        leases = self._parts.cache.leases
-        own = [*self._leases.values(), Lease("outbox_workers", self._holder, self._fence)]
-        # Where that fails they end by themselves.
-        await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
+        await self._leave()
 
     def wake(self, user: UserHash | None = None) -> None:
         """There may be something to deliver, of this person (None: of anybody)."""
         shard = f"outbox:{self._parts.cache.outbox.shard_of(user)}" if user is not None else None
-        if shard is None or shard in self._leases:
+        if shard is None or shard in self._shards:
             for position in self._positions:
                 position.wake(shard)
 
-    async def flush(self, seconds: float) -> None:
-        """What is due at the latest is due now; returns when it is delivered, or after so many seconds."""
+    async def hand_over(self, seconds: float) -> None:
+        """Other processes go on: takes up nothing more, finishes what is under way, and leaves the rest to them at once."""
+        self._leaving = True
         try:
             async with asyncio.timeout(seconds):
+                await asyncio.gather(*(position.finish() for position in self._positions))
+                await self._leave()
+        except (TimeoutError, Unavailable):
+            log.warning("outbox_left_in_the_middle")  # others do again what was under way, once the leases have ended
+
+    async def flush(self, seconds: float) -> None:
+        """What is due at the latest is due now; returns when it is delivered, or after so many seconds.
+
+        Where other processes live they go on with it instead: there is new work all the time, and would be waited for in vain.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                if await self._others_live():
+                    await self.hand_over(seconds)
+                    return
                 await self._parts.cache.outbox.hurry()
                 await self._take(everything=True)  # the shards of those who have just gone, whose part nobody has yet
                 # What is due is counted as pending once its shard was looked at; a look under way may have been too early.
@@ -89,6 +108,24 @@ class OutboxWorker:
         except (TimeoutError, Unavailable):
             log.warning("outbox_not_empty")  # it stays in the cache, for the next start or another process
 
+    async def _others_live(self) -> bool:
+        """Whether there are other processes; this one is not counted among them any more."""
+        if self._parts.cache.outbox.shards == 1:
+            return False
+        # First this one goes: of two that end at the same time at least one sees that it is the last.
+        self._leaving = True
+        leases = self._parts.cache.leases
+        await leases.leave(Lease(_PROCESSES, self._holder, self._fence))
+        return bool(await leases.held(_PROCESSES))
+
+    async def _leave(self) -> None:
+        leases = self._parts.cache.leases
+        own = [*self._shards.leases, Lease(_PROCESSES, self._holder, self._fence)]
+        for lease in own:
+            self._shards.drop(lease.name)
+        # Where that fails they end by themselves.
+        await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
+
     async def _take(self, *, everything: bool = False) -> None:
         """This process's part of the shards; `everything`: all that nobody has."""
         if not self._joined:
@@ -97,15 +134,16 @@ class OutboxWorker:
         leases, shards = self._parts.cache.leases, self._parts.cache.outbox.shards
         workers = 1
         if shards > 1:
-            place = await leases.take("outbox_workers", self._holder, _LEASE_SECONDS, _WORKERS)
-            self._fence = place.fence if place is not None else 0
-            workers = max(1, len(await leases.held("outbox_workers")))
+            if not self._leaving:
+                place = await leases.take(_PROCESSES, self._holder, _LEASE_SECONDS, _MOST_PROCESSES)
+                self._fence = place.fence if place is not None else 0
+            workers = max(1, len(await leases.held(_PROCESSES)))
         share = shards if everything else -(-shards // workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
-        mine = [name for name in names if name in self._leases]
+        mine = [name for name in names if name in self._shards]
         # Each process begins elsewhere, so that they seldom want the same one.
         start = random.randrange(shards)  # noqa: S311
-        others = [name for name in [*names[start:], *names[:start]] if name not in self._leases]
+        others = [name for name in [*names[start:], *names[:start]] if name not in mine]
         taken = await asyncio.gather(*(self._take_shard(name) for name in mine))
         missing = share - sum(taken)
         while missing > 0 and others:
@@ -114,32 +152,47 @@ class OutboxWorker:
         await self._give_back(-missing)
 
     async def _take_shard(self, name: str) -> bool:
+        until = time.monotonic() + _LEASE_SECONDS  # from before it is asked for: never later than the cache has it
         lease = await self._parts.cache.leases.take(name, self._holder, _LEASE_SECONDS)
         if lease is None:
-            self._leases.pop(name, None)
-        elif (before := self._leases.get(name)) != lease:
-            if before is not None:
-                self._joined = False  # ours, and another one all the same: the cache was lost, and who listens with it
-            self._leases[name] = lease
+            if self._shards.drop(name):
+                self._abandon(name)
+        elif self._shards.keep(lease, until):
             for position in self._positions:
                 position.wake(name)
         return lease is not None
 
+    def _abandon(self, name: str) -> None:
+        """Others may be at work on this shard: what is under way here is broken off, and they do it again."""
+        for position in self._positions:
+            position.abandon(name)
+
     async def _give_back(self, surplus: int) -> None:
-        for name in list(self._leases):
+        for lease in self._shards.leases:
             if surplus <= 0:
                 return
-            if not any(position.at_work(name) for position in self._positions):
+            if not any(position.at_work(lease.name) for position in self._positions):
                 surplus -= 1
-                await self._parts.cache.leases.leave(self._leases.pop(name))
+                self._shards.drop(lease.name)
+                await self._parts.cache.leases.leave(lease)
 
     async def _hold(self) -> None:
         while True:
             await asyncio.sleep(_LEASE_SECONDS / 4)
             try:
-                await self._take()
+                if self._leaving:
+                    await asyncio.gather(*(self._take_shard(name) for name in self._shards))
+                else:
+                    await self._take()
             except Unavailable as error:
                 log.warning("outbox_waits", part=error.part)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            for name in self._shards.over():
+                log.warning("outbox_lease_over", name=name)
+                self._abandon(name)
 
     async def _measure(self) -> None:
         metrics = self._parts.metrics

@@ -70,16 +70,22 @@ class Device:
     async def open(self, **headers: str) -> Self:
         """Connected and ready."""
         await self.connect(**headers)
+        answer = await self.sign_in()
+        assert answer["type"] == "ready", answer
+        return self
+
+    async def sign_in(self) -> Frame:
+        """Sends `auth` and returns its answer, which is `ready` or an error."""
         payload: dict[str, Any] = {"token": self.token, "protocol": 1}
         if self.proof is not None:
             payload["device"] = self.proof
         answer = await self.ask("auth", payload)
-        assert answer["type"] == "ready", answer
-        self.ready = answer["payload"]
-        device = self.ready["device"]
-        if "secret" in device:
-            self.proof = {"id": device["id"], "secret": device["secret"]}
-        return self
+        if answer["type"] == "ready":
+            self.ready = answer["payload"]
+            device = self.ready["device"]
+            if "secret" in device:
+                self.proof = {"id": device["id"], "secret": device["secret"]}
+        return answer
 
     async def close(self) -> None:
         if self._ws is not None:
@@ -155,10 +161,27 @@ class Device:
                         raise SocketClosed(self.close_code)
                     await self._arrived.wait()
 
+    async def next_event(self, seconds: float = 0.2) -> Frame | None:
+        """The oldest event, taken out of `events`; None when none came for a while. Raises `SocketClosed` at the end."""
+        try:
+            async with asyncio.timeout(seconds), self._arrived:
+                while not self.events:
+                    if self.close_code is not None:
+                        raise SocketClosed(self.close_code)
+                    await self._arrived.wait()
+                return self.events.pop(0)
+        except TimeoutError:
+            return None
+
     async def quiet(self, seconds: float = 0.3) -> list[Frame]:
         """What events are there after a while."""
         await asyncio.sleep(seconds)
         return self.events
+
+    async def wait_closed(self) -> None:
+        """Waits for the socket's end, however long it takes."""
+        assert self._reader is not None
+        await asyncio.shield(self._reader)
 
     async def closed(self) -> int | None:
         """Waits for the server to close, and returns the code."""

@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import yaml
@@ -39,8 +41,19 @@ class SidecarProcess:
     With several workers this is their supervisor; what is left of them at the end is killed.
     """
 
-    def __init__(self, folder: Path, *, files: int | None = None, before: str = "", **sections: Any) -> None:
-        """`files`: how many file descriptors it may have. `before`: Python that it runs first."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        files: int | None = None,
+        before: str = "",
+        under: Sequence[str] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **sections: Any,
+    ) -> None:
+        """`files`: how many file descriptors it may have. `before`: Python that it runs first. `under`: a command that runs it, with
+        its arguments, such as faketime's; its process must become the sidecar's."""
+        folder.mkdir(parents=True, exist_ok=True)
         self.config = folder / "process.yaml"
         sections["server"] = {"port": 0, "drain": "1s", **sections.get("server", {})}
         sections.setdefault("logging", {"format": "json"})
@@ -48,6 +61,8 @@ class SidecarProcess:
         self.write_config()
         self.log = folder / "process.log"
         self.url = ""
+        self._under = tuple(under)
+        self._environment = dict(environment)
         self._before = before if files is None else f"{_LIMITED.format(files=files)}\n{before}"
         self._process: asyncio.subprocess.Process
         self._seen: set[Any] = set()
@@ -87,15 +102,35 @@ class SidecarProcess:
         start = ("-c", self._before + _RUN) if self._before else ("-m", "sidecar")
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, *start, "serve", "--config", str(self.config)),
+                *(*self._under, sys.executable, *start, "serve", "--config", str(self.config)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **self._environment},
                 start_new_session=True,  # so that a test can send a signal to all of its processes, as a terminal does
             )
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, stopped or not."""
+        return self._process.returncode is None
+
+    async def kill(self) -> None:
+        """kill -9; returns when it has gone."""
+        self._process.kill()
+        assert await self.exit() == -signal.SIGKILL
+        await self.stop()
+
+    async def pause(self) -> None:
+        """SIGSTOP: it does nothing more, and its connections stay. Returns when it has stopped."""
+        self._process.send_signal(signal.SIGSTOP)
+        await until(lambda: _psutil.Process(self.pid).status() == _psutil.STATUS_STOPPED)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
 
     async def exit(self) -> int:
         """The exit status, once it has gone."""

@@ -25,22 +25,26 @@ from plugins.cache.redis_leases import RedisLeases
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_notices import Notices
 from plugins.cache.redis_outbox import RedisOutbox
-from plugins.cache.redis_server import Finding, inspect, refuse
+from plugins.cache.redis_server import Finding, agreed, inspect, refuse
 from plugins.cache.redis_settings import ScriptSettings
 from plugins.cache.redis_sweep import sweep
 from plugins.cache.redis_tails import Tails
+from plugins.cache.redis_tasks import end
 from sidecar import Cache, ChatId, ChatInDB, Duration, Page, Surroundings, Unavailable, UserHash, hookimpl
 
 log = structlog.get_logger("plugins.cache.redis")
 
-_AGAIN_SECONDS = 1.0
+_AGAIN_SECONDS = 0.5
+"""Between two looks at a server that cannot be used yet."""
+_EVERY_SECONDS = 5.0
 
 
 class Redis:
     """Chats, outbox and leases in Redis.
 
     A server that answers and cannot be used refuses the start (`StartRefused`): one that may evict drafts, is too old, holds
-    another number of shards. One that does not answer is waited for: until it does every call says `Unavailable`.
+    another number of shards or another layout. One that does not answer is waited for: until it does, and can be used, every
+    call says `Unavailable`.
     """
 
     api = 1
@@ -87,7 +91,7 @@ class Redis:
         self._notices = Notices(self._link, self._keys, process, self._settings.packed, self._tails, watchers)
         self._chats = RedisChats(self._link, self._settings, self._tails, self._notices, watchers)
         outbox = RedisOutbox(self._link, self._settings, self._chats)
-        self._cache = Cache(self._chats, outbox, RedisLeases(self._link, self._settings))
+        self._cache = Cache(self._chats, outbox, RedisLeases(self._link, self._settings), shared=True)
         self._stack = AsyncExitStack()
         self._inspected = False
         self._found: Sequence[Finding] = ()
@@ -99,13 +103,14 @@ class Redis:
                 await self._inspect()
             except Unavailable as error:
                 log.warning("redis_waited_for", reason=error.reason)
-                waiting = asyncio.get_running_loop().create_task(self._inspect_later())
-                stack.push_async_callback(_end, waiting)
+                self._link.barred = error.reason or "Redis does not answer"
+            looking = asyncio.get_running_loop().create_task(self._look_after())
+            stack.push_async_callback(end, looking)
             await stack.enter_async_context(self._notices)
             sweeping = asyncio.get_running_loop().create_task(
                 sweep(self._link, self._settings, self._chats, self._cache.leases)
             )
-            stack.push_async_callback(_end, sweeping)
+            stack.push_async_callback(end, sweeping)
             self._stack = stack.pop_all()
         return self
 
@@ -122,18 +127,26 @@ class Redis:
             log.warning("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
         self._inspected = True
 
-    async def _inspect_later(self) -> None:
-        # What a server that was away at the start has to say is only told: the process serves already.
+    async def _look_after(self) -> None:
+        """Sees that this server can be used, and still is the one that was agreed on. Runs for good.
+
+        The process serves already, so that a server which cannot be used is no reason to end: no call is made meanwhile.
+        """
         while True:
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(_EVERY_SECONDS if self._inspected else _AGAIN_SECONDS)
             try:
-                self._found = await inspect(self._link, self._keys)
+                # What was agreed on goes with all the rest when Redis is emptied: it is written down again.
+                found = await (agreed if self._inspected else inspect)(self._link, self._keys)
             except Unavailable:
                 continue
-            for finding in self._found:
-                log.error("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
-            self._inspected = True
-            return
+            fatal = next((finding.says for finding in found if finding.fatal), None)
+            if not self._inspected or fatal is not None:
+                if found != self._found:
+                    for finding in found:
+                        log.error("redis_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
+                self._found = found
+            self._link.barred = fatal
+            self._inspected = fatal is None
 
     @hookimpl
     async def provide_cache(self) -> Cache:
@@ -152,7 +165,7 @@ class Redis:
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Redis answers, and how this process fares with it."""
         health = self._link.health
-        trouble = next((each.trouble for each in health.values() if each.trouble), "")
+        trouble = self._link.barred or next((each.trouble for each in health.values() if each.trouble), "")
         ok = self._inspected and not trouble and not any(finding.fatal for finding in self._found)
         state: dict[str, Any] = {
             "state": "ok" if ok else "unavailable",
@@ -163,8 +176,3 @@ class Redis:
         if trouble:
             state["reason"] = trouble
         return state
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

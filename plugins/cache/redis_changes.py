@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, assert_never, cast
 
+from plugins.cache.redis_layout import NEWS
 from plugins.cache.redis_records import body_of, chat_of, item_of, message_of, micro, pack, time_of, unpack
 from sidecar import (
     Accepted,
@@ -35,8 +35,8 @@ from sidecar import (
 )
 
 
-def asked(change: Change) -> tuple[str, bytes, bytes, bytes]:
-    """Which kind of change it is, what it asks, packed, and its sealed texts."""
+def asked(change: Change, tag: str) -> tuple[str, bytes, bytes, bytes]:
+    """Which kind of change it is, what it asks, packed (`redis_layout.CHANGE`), and its sealed texts. `tag` is for the log."""
     kind, what, first, second = _what(change)
     token = change.token
     head = [
@@ -44,6 +44,7 @@ def asked(change: Change) -> tuple[str, bytes, bytes, bytes]:
         *(micro(change.at), change.connection or False),
         # A token of somebody else is no proof: it is not even looked up.
         token.value if token is not None and token.user == change.user else None,
+        tag,
         what,
     ]
     return kind, pack(head), first, second
@@ -56,7 +57,7 @@ def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
             body = [what.base_version, what.base_op, what.content is not None, what.has_messages]
             return "draft", body, what.content or b"", b""
         case PutTitle():
-            return "title", [what.base_version, what.base_op, what.title is not None, False], what.title or b"", b""
+            return "title", [what.base_version, what.base_op, what.title is not None], what.title or b"", b""
         case Restore(draft, title):
             restored = [
                 [draft.content is not None, draft.state, draft.version, draft.op or False] if draft else None,
@@ -72,7 +73,7 @@ def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
         case MessageStatus():
             return "status", [what.message_id, what.status], b"", b""
         case Stored():
-            return "stored", [what.version, what.title_version, what.message_id], b"", b""
+            return "stored", [what.message_id, what.version, what.title_version], b"", b""
         case DoomChat():
             return "doom", [], b"", b""
         case DeleteChat():
@@ -88,25 +89,45 @@ def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
 _GIVEN = 1
 
 
-@dataclass(frozen=True, slots=True)
 class Step:
     """What one step appended to a person's log, and what its entries tell of."""
 
-    epoch: str
-    start: Cursor
-    """The end of the log before it."""
-    end: Cursor
-    items: tuple[Item, ...]
-    record: ChatInCache | Deleted | None
-    """The chat after it, with the messages that its entries name; None: it has to be read."""
+    __slots__ = ("_chat", "_items", "_message", "end", "start")
+
+    def __init__(
+        self,
+        start: Cursor,
+        end: Cursor,
+        items: Sequence[bytes],
+        chat: ChatInCache | Deleted | None,
+        message: MessageInCache | None,
+    ) -> None:
+        """`items` as they stand in the log."""
+        self.start = start
+        """The end of the log before it."""
+        self.end = end
+        self._items = items
+        self._chat = chat
+        self._message = message
+
+    @property
+    def items(self) -> list[Item]:
+        """The entries. Taken out of their packing at each call: those of a change that its author tells itself never are."""
+        return [item_of(packed, self.start.offset + number) for number, packed in enumerate(self._items, 1)]
+
+    @property
+    def record(self) -> ChatInCache | Deleted | None:
+        """The chat after it, with the message that an entry names; None: it has to be read."""
+        chat, message = self._chat, self._message
+        return chat.having(messages=(message,)) if isinstance(chat, ChatInCache) and message is not None else chat
 
 
-def outcome_of(change: Change, answer: Sequence[Any]) -> tuple[Outcome, Step | None]:
-    """The outcome that the script tells, and the step that it made in the log."""
+def outcome_of(change: Change, tag: str, answer: Sequence[Any]) -> tuple[Outcome, Step | None]:
+    """The outcome that the script tells, and the step that it made in the log, under this tag."""
     told = unpack(answer[0])
     match told[0]:
         case b"A":
-            return _accepted(change, told, answer)
+            return _accepted(change, tag, told, answer)
         case b"C":
             return _conflict(change, told, answer), None
         case b"Q":
@@ -137,29 +158,36 @@ def _given(change: Change, draft: Any, title: Any, body: Any) -> tuple[Any, Any,
     )
 
 
-def _accepted(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> tuple[Accepted, Step | None]:
-    _, version, op, title_version, title_op, messages_version, at, created, again, consumed, doomed, lost = told[:12]
-    record, deleted, place, asked_for, replaced, epoch, end, tag, start, start_tag, packed_items = told[12:]
+def _accepted(change: Change, tag: str, told: Sequence[Any], answer: Sequence[Any]) -> tuple[Accepted, Step | None]:
+    _, versions, at, created, again, consumed, doomed, lost, deleted, place, asked_for, replaced = told[:12]
+    epoch, start, start_tag = told[12:]
     user, chat_id = change.user, change.chat_id
-    _, draft, title, body, replaced_draft, replaced_title = answer
+    _, draft, title, body, replaced_draft, replaced_title, record, packed_items = answer
     if _GIVEN in (draft, title, body):
         draft, title, body = _given(change, draft, title, body)
-    chat = chat_of(user, chat_id, unpack(record), draft, title) if record else None
+    chat = chat_of(user, chat_id, unpack(record), draft, title) if record is not None else None
+    if versions:
+        version, op, title_version, title_op, messages_version = versions
+        op, title_op = _word(op), _word(title_op)
+    elif chat is not None:
+        version, op, messages_version = chat.version, chat.draft_op, chat.messages_version
+        title_version, title_op = chat.title_version, chat.title_op
+    else:
+        version, op, title_version, title_op, messages_version = 0, None, 0, None, 0
     message: MessageInCache | None = message_of(user, chat_id, place, body) if place and body is not None else None
     gone = Deleted(user, chat_id, time_of(deleted)) if deleted is not False else None
-    epoch = epoch.decode()
     step: Step | None = None
     cursor: Cursor | None = None
     if packed_items:
-        items = tuple(item_of(packed, start + number) for number, packed in enumerate(packed_items, 1))
-        cursor = Cursor(epoch, end, tag.decode())
-        step = Step(epoch, Cursor(epoch, start, start_tag.decode()), cursor, items, _told_of(chat, message, gone))
+        epoch = epoch.decode()
+        cursor = Cursor(epoch, start + len(packed_items), tag)
+        step = Step(Cursor(epoch, start, start_tag.decode()), cursor, packed_items, gone or chat, message)
     accepted = Accepted(
         chat_id=chat_id,
         version=version,
-        op=_word(op),
+        op=op,
         title_version=title_version,
-        title_op=_word(title_op),
+        title_op=title_op,
         messages_version=messages_version,
         at=time_of(at) if at is not False else None,
         created=created,
@@ -174,14 +202,6 @@ def _accepted(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> tup
         cursor=cursor,
     )
     return accepted, step
-
-
-def _told_of(
-    chat: ChatInCache | None, message: MessageInCache | None, gone: Deleted | None
-) -> ChatInCache | Deleted | None:
-    if gone is not None:
-        return gone
-    return chat.having(messages=(message,)) if chat is not None and message is not None else chat
 
 
 def _replaced(told: Sequence[Any], draft: bytes | None, title: bytes | None) -> Replaced:
@@ -203,15 +223,16 @@ def _word(value: Any) -> str | None:
 def notice_of(packed: bytes) -> tuple[str, Step]:
     """What another process tells of a change that it made: whose it was, and the step."""
     told = unpack(packed)
-    user, epoch, start, start_tag, packed_items, chat_id, record, draft, title, place, body, deleted = told
+    user, epoch, start, start_tag, packed_items, chat_id, record, draft, title, place, body, deleted = told[: len(NEWS)]
     user, epoch, chat_id = user.decode(), epoch.decode(), chat_id.decode()
-    items = tuple(item_of(each, start + number) for number, each in enumerate(packed_items, 1))
-    start_cursor = Cursor(epoch, start, start_tag.decode())
-    end = Cursor(epoch, items[-1].offset, items[-1].tag) if items else start_cursor
+    start_cursor = end = Cursor(epoch, start, start_tag.decode())
+    if packed_items:
+        last = item_of(packed_items[-1], start + len(packed_items))
+        end = Cursor(epoch, last.offset, last.tag)
     chat = chat_of(user, chat_id, unpack(record), _there(draft), _there(title)) if record else None
     message = message_of(user, chat_id, place, body) if chat is not None and place and body is not False else None
     gone = Deleted(user, chat_id, time_of(deleted)) if deleted is not False else None
-    return user, Step(epoch, start_cursor, end, items, _told_of(chat, message, gone))
+    return user, Step(start_cursor, end, packed_items, gone or chat, message)
 
 
 def _there(text: Any) -> bytes | None:

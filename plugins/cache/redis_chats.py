@@ -9,7 +9,7 @@ from zlib import crc32
 
 from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_changes import asked, outcome_of
-from plugins.cache.redis_layout import COMMITS
+from plugins.cache.redis_layout import ALONE, COMMITS
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_notices import Notices
 from plugins.cache.redis_records import (
@@ -75,13 +75,13 @@ class RedisChats(Chats):
 
     async def commit(self, change: Change) -> Outcome:
         user = change.user
-        kind, what, first, second = asked(change)
         operation = change.operation
         tag = f"{crc32(operation.encode()):08x}" if operation is not None else os.urandom(4).hex()
-        answer = await self._link.run(
-            COMMITS[kind], self._keys.person(user), *self._head(user), what, first, second, tag.encode(), lane="changes"
-        )
-        outcome, step = outcome_of(change, answer)
+        kind, what, first, second = asked(change, tag)
+        name = COMMITS[kind]
+        keys = self._keys.person(user) if name in ALONE else self._keys.person_and_outbox(user)
+        answer = await self._link.run(name, keys, *self._head(user), what, first, second, lane="changes")
+        outcome, step = outcome_of(change, tag, answer)
         if step is not None:
             self._tails.add(user, step)
         if step is not None or (isinstance(change.what, NewEpoch) and isinstance(outcome, Accepted)):
@@ -116,7 +116,7 @@ class RedisChats(Chats):
     async def fill(self, user: UserHash, chats: Sequence[ChatInCache | Deleted], token: FillToken) -> None:
         if token.user != user:
             return
-        keys = self._keys.person(user)
+        keys = self._keys.person_and_outbox(user)
         calls = []
         for chat in chats:
             if chat.user != user:
@@ -133,7 +133,9 @@ class RedisChats(Chats):
     async def drop(self, user: UserHash, ids: Sequence[ChatId] | None) -> None:
         what = b"person" if ids is None else b"clean"
         if ids is None or ids:
-            await self._link.run("drop", self._keys.person(user), *self._head(user), what, pack(list(ids or ())))
+            await self._link.run(
+                "drop", self._keys.person_and_outbox(user), *self._head(user), what, pack(list(ids or ()))
+            )
 
     async def events(self, user: UserHash, after: Cursor | None, limit: int) -> Events:
         asked_for = pack([after.epoch, after.offset, after.tag] if after is not None else [])
@@ -182,7 +184,7 @@ class RedisChats(Chats):
                 user, _, chat_id = member.decode().partition(":")
                 persons.setdefault(user, ([], []))[place].append(chat_id)
         await self._link.run_all(
-            ("due", self._keys.person(user), *self._head(UserHash(user)), pack(list(chats)))
+            ("due", self._keys.person_and_outbox(user), *self._head(UserHash(user)), pack(list(chats)))
             for user, chats in persons.items()
         )
 

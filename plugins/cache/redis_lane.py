@@ -17,9 +17,14 @@ import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
+    AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
     MovedError,
+    NoPermissionError,
     NoScriptError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
@@ -86,7 +91,6 @@ class Lane:
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
         self._batcher: Batcher[Call, Any] = Batcher(self._send, most=_MOST)
-        self._waiting = 0
         self._pauses = 0
         self._not_before = 0.0
         self._closed = False
@@ -94,22 +98,18 @@ class Lane:
         """Whether a pipeline is under way."""
         self.health = Health()
 
-    async def __call__(self, call: Call) -> Any:
-        """The script's answer, or a redirection as a value. Raises `Unavailable`."""
+    def __call__(self, call: Call) -> asyncio.Future[Any]:
+        """The script's answer, or a redirection as a value: await it. Raises `Unavailable`."""
         if self._closed:
             raise Unavailable("cache", "it is closed")
-        if self._waiting >= _WAITING:
+        if self._batcher.unanswered >= _WAITING:
             raise Unavailable("cache", "too many calls are waiting for Redis", retry_after=0.5)
-        self._waiting += 1
-        try:
-            return await self._batcher(call)
-        finally:
-            self._waiting -= 1
+        return self._batcher.ask(call)
 
     @property
     def waiting(self) -> int:
         """Calls that were not answered yet."""
-        return self._waiting
+        return self._batcher.unanswered
 
     async def close(self) -> None:
         """Nothing is sent any more; who still waits is told so."""
@@ -125,6 +125,8 @@ class Lane:
         connection = self._connection
         if connection is not None and connection.is_connected:
             return connection
+        if self._closed:
+            raise Unavailable("cache", "it is closed")
         loop = asyncio.get_running_loop()
         if loop.time() < self._not_before:
             raise Unavailable("cache", self.health.trouble or "Redis cannot be reached", self._not_before - loop.time())
@@ -139,6 +141,9 @@ class Lane:
             raise Unavailable("cache", reason_of(error), retry_after=pause) from None
         self._pauses = 0
         self._connection = connection
+        if self._closed:  # meanwhile
+            await self._drop()
+            raise Unavailable("cache", "it is closed")
         return connection
 
     async def _send(self, calls: Sequence[Call]) -> Sequence[Any | Exception]:
@@ -209,12 +214,17 @@ _NOTHING = RuntimeError("a call was neither answered nor refused")
 async def _pipeline(
     connection: AbstractConnection, calls: Sequence[Call], places: Sequence[int], answers: list[Any], *, whole: bool
 ) -> list[int]:
-    await connection.send_packed_command([calls[place].packed(whole=whole) for place in places], check_health=False)
+    commands = [calls[place].packed(whole=whole) for place in places]
+    try:
+        await connection.send_packed_command(commands, check_health=False)
+    except RuntimeError:
+        # uvloop's word for a connection that was lost since it was last used.
+        raise ConnectionResetError("the connection to Redis was lost") from None
     unknown = []
     for place in places:
+        if calls[place].asking:
+            await _asked(connection)
         try:
-            if calls[place].asking:
-                await connection.read_response()
             answer = await connection.read_response()
             answers[place] = NIL if answer is None else answer
         except NoScriptError:
@@ -228,6 +238,14 @@ async def _pipeline(
         except ResponseError as error:
             answers[place] = refusal(error)
     return unknown
+
+
+async def _asked(connection: AbstractConnection) -> None:
+    """The answer to ASKING. A refusal of it is the connection's trouble: the answer to the call itself comes all the same."""
+    try:
+        await connection.read_response()
+    except ResponseError as error:
+        raise RedisError(refusal(error).reason) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,38 +274,42 @@ def reason_of(error: BaseException) -> str:
         return "Redis is loading its data"
     if isinstance(error, TimeoutError):
         return "Redis did not answer in time"
+    if isinstance(error, AuthenticationError):
+        return "Redis refuses this user or password; see cache.options.url"
     text = str(error).splitlines()[0][:200] if str(error) else ""
     return text or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    begins: str
+    begins: str | type[ResponseError]
+    """The first word of the answer, or what redis-py makes of it, which then leaves the word out."""
     says: str
     pause: float = field(default=0.5)
 
+    def is_of(self, error: ResponseError) -> bool:
+        return str(error).startswith(self.begins) if isinstance(self.begins, str) else isinstance(error, self.begins)
+
 
 _REFUSALS = (
-    _Refusal("OOM", "Redis has reached maxmemory; give it more, or let messages be stored", 1.0),
+    _Refusal(OutOfMemoryError, "Redis has reached maxmemory; give it more, or let messages be stored", 1.0),
     _Refusal("MISCONF", "Redis cannot save its data and takes no writes; look at its log and its disk", 1.0),
     _Refusal("BUSY", "Redis is busy with a script", 0.2),
-    _Refusal("CLUSTERDOWN", "the Redis cluster does not cover every slot", 0.5),
-    _Refusal("MASTERDOWN", "the Redis replica has lost its primary", 0.5),
+    _Refusal(MasterDownError, "the Redis replica has lost its primary", 0.5),
+    _Refusal(ClusterDownError, "the Redis cluster does not cover every slot", 0.5),
     _Refusal("NOREPLICAS", "Redis has too few replicas to take writes", 0.5),
     _Refusal("UNKILLABLE", "Redis is busy with a script", 0.2),
-    _Refusal("NOAUTH", "Redis wants a password; set it in cache.options.url"),
-    _Refusal("NOPERM", "Redis denies this user a command or key; see docs/redis.md for what is needed"),
+    _Refusal(NoPermissionError, "Redis denies this user a command or key; see docs/redis.md for what is needed"),
 )
 
 
 def refusal(error: ResponseError) -> Unavailable:
-    """What Redis answered instead, as the core knows it. A message of redis-py may have lost its first word to its class."""
+    """What Redis answered instead, as the core knows it."""
     kind = type(error).__name__
-    text = str(error)
     for each in _REFUSALS:
-        if text.startswith(each.begins) or kind.upper().startswith({"OOM": "OUTOFMEMORY"}.get(each.begins, "\0")):
+        if each.is_of(error):
             return Unavailable("cache", each.says, retry_after=each.pause)
-    if f"{text} ".upper().find("OOM ") >= 0:
-        return Unavailable("cache", _REFUSALS[0].says, retry_after=_REFUSALS[0].pause)
+    if "OOM " in str(error):  # told in the middle of a script's error, as other servers do
+        return refusal(OutOfMemoryError())
     log.error("redis_refused", error=kind)
     return Unavailable("cache", f"Redis refused a call ({kind})", retry_after=1.0)

@@ -16,6 +16,7 @@ from redis.exceptions import AskError, MovedError, RedisError
 
 from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected, reason_of
 from plugins.cache.redis_layout import script
+from plugins.cache.redis_tasks import end
 from sidecar import Unavailable
 
 LaneName = Literal["changes", "rest"]
@@ -42,23 +43,26 @@ class Link:
         self._lanes: dict[tuple[str, LaneName], list[Lane]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._closed = True
+        self.barred: str | None = None
+        """Why no call is made, though Redis answers: it was not looked at yet, or is none that can be used."""
 
     async def __aenter__(self) -> Self:
         options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
         if self._url.startswith("unix"):
             options = {"socket_connect_timeout": self._timeout}
+        # A lane bounds its pipelines itself; redis-py would set a timer of its own for each answer.
         if self._is_cluster:
             self._cluster = RedisCluster.from_url(self._url, socket_timeout=self._timeout, **options)
         else:
-            self._pool = ConnectionPool.from_url(self._url, **options)
+            # A lane bounds its pipelines itself: redis-py would set a timer for each answer, and a task for each write.
+            self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
         self._closed = False
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+            await end(self._refreshing)
         for lanes in self._lanes.values():
             for lane in lanes:
                 await lane.close()
@@ -68,12 +72,21 @@ class Link:
         if self._cluster is not None:
             await self._cluster.aclose()
 
-    async def run(self, name: str, keys: tuple[bytes, ...], *arguments: bytes | int, lane: LaneName = "rest") -> Any:
-        """The answer of a script; its keys lie in one slot. None is nil."""
+    async def run(
+        self,
+        name: str,
+        keys: tuple[bytes, ...],
+        *arguments: bytes | int,
+        lane: LaneName = "rest",
+        anyway: bool = False,
+    ) -> Any:
+        """The answer of a script; its keys lie in one slot. None is nil. `anyway`: though the link is barred."""
         if self._closed:
             raise Unavailable("cache", "it is closed")
+        if self.barred is not None and not anyway:
+            raise Unavailable("cache", self.barred, retry_after=1.0)
         call = Call(script(name), keys, arguments, asyncio.get_running_loop().time() + self._timeout)
-        if self._cluster is None:
+        if not self._is_cluster:
             answer = await self._lane("server", lane)(call)
             return None if answer is NIL else answer
         return await self._in_cluster(call, lane)

@@ -7,6 +7,7 @@ hundred of them; the same call writes down that this process wants to hear of th
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,7 @@ from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_records import unpack
 from plugins.cache.redis_tails import Tails
+from plugins.cache.redis_tasks import end
 from sidecar import Cursor, Unavailable, UserHash
 
 LOOK_SECONDS = 1.9
@@ -29,6 +31,8 @@ _PING_SECONDS = 0.5
 _SILENT_SECONDS = 1.5
 """A subscription that answers no ping for so long is dead: noticed within two seconds (lesson L46)."""
 _PERSONS = 200
+_FIRST_PAUSE = 0.05
+_LONGEST_PAUSE = 1.0
 
 log = structlog.get_logger("plugins.cache.redis")
 
@@ -66,9 +70,7 @@ class Notices:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         with suppress(Unavailable):
             await self._absent(self._tails.followed)
 
@@ -143,25 +145,23 @@ class Notices:
     # -- notices -----------------------------------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        pause = 0.05
+        pause = _FIRST_PAUSE
         while True:
+            lived = False
             try:
                 client = await self._link.subscriber()
-            except Unavailable:
-                await asyncio.sleep(pause)
-                pause = min(1.0, 2 * pause)
-                continue
-            try:
-                await self._subscription(client)
-                pause = 0.05
-            except (RedisError, OSError, TimeoutError) as error:
-                log.warning("notices_interrupted", error=type(error).__name__)
-            finally:
-                self.subscribed = False
-                with suppress(RedisError, OSError):
-                    await client.aclose()
+                try:
+                    await self._subscription(client)
+                finally:
+                    lived, self.subscribed = self.subscribed, False
+                    with suppress(RedisError, OSError):
+                        await client.aclose()
+            except (Unavailable, RedisError, OSError, TimeoutError) as error:
+                if lived:  # one that never came about is the outage that everything else tells of
+                    log.warning("notices_interrupted", error=type(error).__name__)
+            pause = _FIRST_PAUSE if lived else min(_LONGEST_PAUSE, 2 * pause)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
             # What was told meanwhile is lost: the look finds it, now and not only when its time has come.
-            await asyncio.sleep(pause)
             await self._look_at(self._tails.followed)
 
     async def _subscription(self, client: Redis) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_layout import ENTRY
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_records import pack, time_of, unpack
 from plugins.cache.redis_settings import ScriptSettings
@@ -38,7 +39,7 @@ class RedisOutbox(Outbox):
         return int(number)
 
     async def join(self, plugins: Sequence[str]) -> None:
-        self._settings.listeners = dict.fromkeys((*self._settings.listeners, *plugins))
+        self._settings.plugins = list(dict.fromkeys((*self._settings.plugins, *plugins)))
         names = pack(list(plugins))
         await self._link.run_all(self._call("join", shard, "", names) for shard in range(self.shards))
 
@@ -98,6 +99,7 @@ class RedisOutbox(Outbox):
         return found
 
     async def forget(self, plugin: str) -> None:
+        self._settings.plugins = [name for name in self._settings.plugins if name != plugin]
         await self._link.run_all(self._call("forget", shard, plugin) for shard in range(self.shards))
 
 
@@ -107,7 +109,7 @@ def _lost(lease: Lease) -> LeaseLost:
 
 def _entry(told: Sequence[Any]) -> Entry:
     entry_id, packed, tries = told
-    user, chat_id, kind, message_id, at, _ = unpack(packed)
+    user, chat_id, kind, message_id, at, _ = unpack(packed)[: len(ENTRY)]
     return Entry(
         id=entry_id.decode(),
         user=UserHash(user.decode()),

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import msgpack
 
+from plugins.cache.redis_layout import BODY, ITEM
 from sidecar import (
     ChatId,
     ChatInCache,
@@ -108,13 +109,13 @@ def fields_of(chat: ChatInCache) -> list[Any]:
         *(chat.last_sequence, micro(chat.last_message_timestamp) if chat.last_message_timestamp else False),
         *(chat.stored_version, chat.stored_title_version, chat.in_store, chat.doomed, chat.older, chat.undelivered),
         *(chat.message_bytes, len(chat.draft) if chat.draft is not None else -1),
-        *(len(chat.title) if chat.title is not None else -1, len(chat.messages), 0, 0, 0, 0, 0, False),
+        *(len(chat.title) if chat.title is not None else -1, len(chat.messages), 0, 0, 0, 0, 0, 0, False),
     ]
 
 
 def message_of(user: UserHash, chat_id: ChatId, index: Sequence[Any], body: bytes) -> MessageInCache:
     """The record of a message: its place in the index, and its body."""
-    client_message_id, role, sender_name, content = unpack(body)
+    client_message_id, role, sender_name, content = unpack(body)[: len(BODY)]
     return MessageInCache.model_construct(
         id=MessageId(index[0].decode()),
         chat_id=chat_id,
@@ -155,7 +156,7 @@ def messages_of(
 
 def item_of(packed: bytes, offset: int) -> Item:
     """An entry of the log."""
-    tag, kind, chat_id, version, ref, connection, device, _ = unpack(packed)
+    tag, kind, chat_id, version, ref, connection, device, _ = unpack(packed)[: len(ITEM)]
     return Item(
         offset=offset,
         tag=tag.decode(),

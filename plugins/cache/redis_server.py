@@ -17,7 +17,7 @@ from redis.exceptions import (
 )
 
 from plugins.cache.redis_lane import reason_of
-from plugins.cache.redis_layout import Keys
+from plugins.cache.redis_layout import LAYOUT, Keys
 from plugins.cache.redis_link import Link
 from sidecar import StartRefused, Unavailable
 
@@ -71,23 +71,41 @@ async def inspect(link: Link, keys: Keys) -> Sequence[Finding]:
         for client in clients:
             await client.aclose()
     if not any(finding.fatal for finding in findings.values()):
-        shards = await _shards(link, keys)
-        if shards is not None:
-            findings[shards.code] = shards
+        for finding in await agreed(link, keys):
+            findings.setdefault(finding.code, finding)
     return list(findings.values())
 
 
-async def _shards(link: Link, keys: Keys) -> Finding | None:
-    """The number of shards is written down by the first process; another number would look for persons in the wrong place."""
-    there = await link.run("shards", (f"{keys.prefix}:shards".encode(),), keys.shards)
-    if int(there) == keys.shards:
-        return None
-    return Finding(
-        "shards",
-        f"this cache was begun with {int(there)} shards and cache.options.shards is {keys.shards}",
-        f"write shards: {int(there)}, or another prefix for a cache of its own",
-        fatal=True,
-    )
+async def agreed(link: Link, keys: Keys) -> Sequence[Finding]:
+    """What all processes have to do alike was written down by the first one. Raises `Unavailable`."""
+    found: list[Finding] = []
+    layout = await _written(link, keys, "layout", LAYOUT)
+    if layout != LAYOUT:
+        newer = "use a sidecar as new as the others" if layout > LAYOUT else "use the sidecar that it was begun with"
+        found.append(
+            Finding(
+                "layout",
+                f"this cache has layout {layout} and this sidecar writes layout {LAYOUT}",
+                f"{newer}, or another prefix for a cache of its own",
+                fatal=True,
+            )
+        )
+    # Another number of shards would look for persons in the wrong place.
+    shards = await _written(link, keys, "shards", keys.shards)
+    if shards != keys.shards:
+        found.append(
+            Finding(
+                "shards",
+                f"this cache was begun with {shards} shards and cache.options.shards is {keys.shards}",
+                f"write shards: {shards}, or another prefix for a cache of its own",
+                fatal=True,
+            )
+        )
+    return found
+
+
+async def _written(link: Link, keys: Keys, name: str, own: int) -> int:
+    return int(await link.run("agreed", (f"{keys.prefix}:{name}".encode(),), own, anyway=True))
 
 
 async def _server(client: Redis) -> Sequence[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_records import pack
@@ -10,14 +10,14 @@ from sidecar import Limits
 
 
 class ScriptSettings:
-    """The core's limits, this process, and the shard. `skew` moves the scripts' clock, for tests of lifetimes."""
+    """The core's limits, this process and its listeners, and the shard. `skew` moves the scripts' clock, for tests of lifetimes."""
 
     def __init__(self, keys: Keys, process: str) -> None:
         self.keys = keys
         self.process = process
         self._limits = Limits()
         self._skew = 0
-        self._listeners: tuple[str, ...] = ()
+        self._plugins: Sequence[str] = ()
         self._packed: dict[int, bytes] = {}
 
     @property
@@ -40,13 +40,13 @@ class ScriptSettings:
         self._packed.clear()
 
     @property
-    def listeners(self) -> tuple[str, ...]:
-        """The plugins of this process that listen to the outbox."""
-        return self._listeners
+    def plugins(self) -> Sequence[str]:
+        """The names that have joined by this process. A shard that was lost has them again with the first entry."""
+        return self._plugins
 
-    @listeners.setter
-    def listeners(self, names: Iterable[str]) -> None:
-        self._listeners = tuple(names)
+    @plugins.setter
+    def plugins(self, names: Sequence[str]) -> None:
+        self._plugins = tuple(names)
         self._packed.clear()
 
     def packed(self, shard: int) -> bytes:
@@ -61,7 +61,7 @@ class ScriptSettings:
                     *(round(seconds * 1000) for seconds in times),
                     *(limits.draft_chats, limits.bytes, limits.events_kept, round(limits.events_ttl * 1000)),
                     *(round(limits.tombstones_ttl * 1000), round(limits.outcomes_ttl * 1000), limits.messages_kept),
-                    list(self._listeners),
+                    self._plugins,
                 ]
             )
         return packed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from plugins.cache.redis_changes import Step
-from sidecar import ChatId, ChatInCache, Cursor, Deleted, Fresh, Item, UserHash
+from sidecar import ChatId, ChatInCache, Cursor, Deleted, Fresh, UserHash
 
 _KEPT = 256
 """Entries of a tail; a feed that lags more asks the log."""
@@ -19,8 +19,32 @@ _KEPT = 256
 class _Tail:
     start: Cursor
     end: Cursor
-    items: list[Item] = field(default_factory=list)
-    records: dict[ChatId, ChatInCache | Deleted] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+
+    def records(self) -> dict[ChatId, ChatInCache | Deleted]:
+        """The chats of the entries as they are now, with the messages that the entries name."""
+        records: dict[ChatId, ChatInCache | Deleted] = {}
+        unread: set[ChatId] = (
+            set()
+        )  # one of the entries came without its record: none of a later step has what that entry names
+        for step in self.steps:
+            record = step.record
+            for chat_id in {item.chat_id for item in step.items if item.chat_id is not None}:
+                if record is None:
+                    records.pop(chat_id, None)  # an older one would tell the entry wrongly
+                    unread.add(chat_id)
+                if record is None or chat_id in unread:
+                    continue
+                before = records.get(chat_id)
+                if isinstance(before, ChatInCache) and isinstance(record, ChatInCache) and before.messages:
+                    named = {message.id: message for message in (*before.messages, *record.messages)}
+                    record = record.having(messages=tuple(named.values()))
+                records[chat_id] = record
+        return records
+
+    def is_past(self, place: Cursor) -> bool:
+        """Whether everything here comes before this place of the same epoch, or at it."""
+        return self.end.epoch == place.epoch and self.end.offset <= place.offset
 
 
 class Tails:
@@ -63,11 +87,15 @@ class Tails:
 
     def grown(self, user: UserHash, after: Cursor) -> bool:
         """Whether the log may go on behind `after`, which is where whoever asks stands: what came before it was told."""
-        tail = self._tails.get(user)
-        if tail is not None and tail.end == after:
-            del self._tails[user]
+        self._forget_told(user, after)
         head = self._heads.get(user)
         return head is None or head != after
+
+    def _forget_told(self, user: UserHash, after: Cursor) -> None:
+        """What was told otherwise would look like the beginning of a gap to every step that follows."""
+        tail = self._tails.get(user)
+        if tail is not None and tail.is_past(after):
+            del self._tails[user]
 
     def add(self, user: UserHash, step: Step) -> None:
         """A step of this person's log, of this process or as another told it."""
@@ -75,50 +103,37 @@ class Tails:
             return
         head = self._heads.get(user)
         tail = self._tails.get(user)
-        if tail is not None and step.epoch == tail.end.epoch and step.end.offset <= tail.end.offset:
+        start, end = step.start, step.end
+        if tail is not None and end.epoch == tail.end.epoch and end.offset <= tail.end.offset:
             return  # a notice that came twice, or late
-        if head is None or head.epoch != step.epoch or head.offset < step.end.offset:
-            self._heads[user] = step.end
-        if tail is None or tail.end != step.start:
-            if tail is not None and tail.end.epoch == step.epoch and tail.items:
+        if head is None or head.epoch != end.epoch or head.offset < end.offset:
+            self._heads[user] = end
+        if tail is None or tail.end != start:
+            if tail is not None and tail.end.epoch == end.epoch and tail.steps:
                 return  # a gap: what is here goes on to be told, and then the log is asked
-            tail = self._tails[user] = _Tail(step.start, step.start)
-        tail.items.extend(step.items)
-        tail.end = step.end
-        self._keep(tail, step)
-        if len(tail.items) > _KEPT:
+            tail = self._tails[user] = _Tail(start, start)
+        if end != start:
+            tail.steps.append(step)
+        tail.end = end
+        if end.offset - tail.start.offset > _KEPT:
             del self._tails[user]
-
-    @staticmethod
-    def _keep(tail: _Tail, step: Step) -> None:
-        chats = {item.chat_id for item in step.items if item.chat_id is not None}
-        record = step.record
-        for chat_id in chats:
-            if record is None:
-                tail.records.pop(chat_id, None)  # an older one would tell the entry wrongly
-                continue
-            before = tail.records.get(chat_id)
-            if isinstance(before, ChatInCache) and isinstance(record, ChatInCache) and before.messages:
-                named = {message.id: message for message in (*before.messages, *record.messages)}
-                record = record.having(messages=tuple(named.values()))
-            tail.records[chat_id] = record
 
     def behind(self, user: UserHash, after: Cursor, limit: int) -> Fresh | None:
         """The entries behind `after`, where they are here; None: the log has to be asked."""
+        self._forget_told(user, after)
         tail = self._tails.get(user)
-        if tail is None or not tail.items:
+        if tail is None or not tail.steps:
             return None
-        if after == tail.start:
-            skipped = 0
-        else:
-            skipped = after.offset - tail.start.offset
-            if after.epoch != tail.end.epoch or not 0 < skipped < len(tail.items):
+        skipped = after.offset - tail.start.offset
+        known = [item for step in tail.steps for item in step.items]
+        if after != tail.start:
+            if after.epoch != tail.end.epoch or not 0 < skipped < len(known):
                 return None
-            if tail.items[skipped - 1].tag != after.tag:
+            if known[skipped - 1].tag != after.tag:
                 return None
-        items = tuple(tail.items[skipped : skipped + limit])
+        items = tuple(known[skipped : skipped + limit])
         head = Cursor(tail.end.epoch, items[-1].offset, items[-1].tag)
-        records = dict(tail.records)
+        records = tail.records()
         if head == tail.end:
             del self._tails[user]  # told: whoever asks for them again asks the log
         return Fresh(items, head, records)

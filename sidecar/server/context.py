@@ -49,6 +49,8 @@ class Context:
     """Sockets that were accepted and are not ready yet."""
     turns: Turns = field(default_factory=Turns)
     stopping: bool = False
+    cut_off: bool = False
+    """The cache that others share cannot be reached from here: whoever comes is sent to them."""
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Keeps a task until it is done."""

@@ -20,6 +20,7 @@ from sidecar.metrics import close_label
 from sidecar.parts import Caller
 from sidecar.records import rfc3339
 from sidecar.server.context import Context, OpenSession
+from sidecar.server.cut_off import turned_away
 from sidecar.server.faults import wire_error
 from sidecar.server.peers import is_forwarded
 from sidecar.server.wire import WebSocketWire
@@ -115,6 +116,8 @@ class Opening:
                 },
             },
         )
+        if self._context.cut_off:
+            self._refuse(turned_away(), None)
         try:
             async with asyncio.timeout(config.server.auth_timeout):
                 re, auth = await self._auth_frame()

@@ -32,6 +32,7 @@ from sidecar.opening_parts import open_parts
 from sidecar.outbox import OutboxWorker
 from sidecar.server.assignment import Assignment
 from sidecar.server.context import Context
+from sidecar.server.cut_off import watch_cache
 from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
@@ -45,6 +46,8 @@ from sidecar.watchdog import Watchdog
 
 _YOUNG_OBJECTS = 50_000
 """Allocations between two looks of the garbage collector. Python's own 700 are seven drafts, and drafts make no cycles."""
+
+_FLUSH_SECONDS = 5.0
 
 log = structlog.get_logger("sidecar.server")
 
@@ -122,7 +125,10 @@ class Server:
         self._stop_accepting()
 
     async def drain(self, *, flush: bool = True) -> None:
-        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and (`flush`) lets what is due go out."""
+        """Stops accepting, closes the sockets with 1012 spread over `server.drain`, and lets what is due go out.
+
+        `flush` False: others of this host go on with it.
+        """
         context = self.context
         self.stop_accepting()
         for wire in list(context.opening):
@@ -139,7 +145,9 @@ class Server:
         except TimeoutError:
             log.warning("connections_left", connections=len(context.registry))
         if flush:
-            await context.worker.flush(5.0)
+            await context.worker.flush(_FLUSH_SECONDS)
+        else:
+            await context.worker.hand_over(_FLUSH_SECONDS)
 
 
 @asynccontextmanager
@@ -169,7 +177,7 @@ async def serving(config: Config, assignment: Assignment | None = None) -> Async
             door=Doorkeeper(config.server.host, config.server.hosts, config.server.origins, config.server.cookie),
             digest_key=hashlib.sha256((config.pepper or "").encode()).digest(),
         )
-        for follower in (keep_house(context), follow_ended(context), follow_store(context)):
+        for follower in (keep_house(context), follow_ended(context), follow_store(context), watch_cache(context)):
             task = asyncio.create_task(follower)
             stack.push_async_callback(_cancel, task)
         operators = assignment.operators if assignment is not None else None

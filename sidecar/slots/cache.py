@@ -190,3 +190,5 @@ class Cache:
     chats: Chats
     outbox: Outbox
     leases: Leases
+    shared: bool = False
+    """Whether other processes may serve the same people from this cache: one that cannot reach it sends its clients to them."""

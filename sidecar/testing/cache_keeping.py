@@ -187,6 +187,30 @@ class KeepingContract(CacheBackend):
         await self.travel(89 * 86_400)
         assert (await alice.conflict(PutDraft(sealed("a"), 0))).reason == "chat_deleted"
 
+    async def test_s41_f52_a_log_that_ages_goes_on(self, cache: Cache) -> None:
+        """S41, F52: entries of more than seven days go one by one, with looks in between; what is left is told, in one epoch."""
+        if not self.can_travel:
+            pytest.skip("this backend's time cannot be moved")
+        alice = Writer(cache)
+        cursors = []
+        for version in range(4):
+            cursor = (await alice.draft(f"text {version}", version)).cursor
+            assert cursor is not None
+            cursors.append(cursor)
+            await self.travel(5)
+        await self.travel(7 * 86_400 - 22)
+        for gone in range(4):
+            # The entry before is too old by now, this one not yet.
+            assert (await alice.head()) == cursors[-1]
+            events = await alice.events(cursors[gone])
+            assert (events.lost, [item.version for item in events.items]) == (None, list(range(gone + 2, 5)))
+            if gone > 1:
+                assert (await alice.events(cursors[gone - 2])).lost == "cursor_expired"
+            await self.travel(5)
+        await alice.draft("on", 4)
+        assert [item.version for item in (await alice.events(cursors[-1])).items] == [5]
+        assert (await alice.events(cursors[0])).lost == "cursor_expired"
+
     async def test_watch(self, cache: Cache) -> None:
         """Each watcher hears of every person whose log grew."""
         alice, bob = Writer(cache), Writer(cache, "bob")

@@ -18,6 +18,7 @@ from plugins.cache.redis import Redis
 from sidecar.plugin_entry import Surroundings
 from sidecar.slots.cache import Cache
 from sidecar.testing.cache import CacheContract
+from tests.services.cluster import RedisCluster
 from tests.services.fixtures import StartRedis
 
 
@@ -77,3 +78,19 @@ class TestRedis(CacheContract):
 
     async def break_backend(self) -> None:
         self._server.kill()
+
+
+class TestRedisCluster(TestRedis):
+    """The same on a Redis Cluster of three primaries."""
+
+    @pytest_asyncio.fixture
+    async def cache(  # type: ignore[override]  # another server
+        self, redis_cluster: RedisCluster, tmp_path: Path
+    ) -> AsyncIterator[Cache]:
+        options = Redis.Options(url=SecretStr(redis_cluster.url), cluster=True, shards=1)
+        self._plugin = Redis(options, Surroundings(tmp_path, "127.0.0.1"))
+        async with self._plugin:
+            yield await self._plugin.provide_cache()
+
+    async def break_backend(self) -> None:
+        await self._plugin.__aexit__(None, None, None)

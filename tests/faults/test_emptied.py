@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.ids import hash_user
 from tests.device import Device, doc
-from tests.faults.people import SEED, Crowd
+from tests.faults.careful import SEED, Crowd
 from tests.faults.world import sidecar, sound
 from tests.integration.world import begin, chats_of, named, restore_of, store_away, until
 from tests.services.fixtures import StartRedis

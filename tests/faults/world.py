@@ -17,7 +17,7 @@ from plugins.cache.redis import Redis
 from sidecar import Cache, Surroundings
 from sidecar.server.running import Server, serving
 from tests.conftest import configure
-from tests.faults.people import LIMITS
+from tests.faults.careful import LIMITS
 from tests.invariants import broken
 from tests.services.redis_server import RedisServer
 

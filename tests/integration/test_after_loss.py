@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar import ChatId, Unavailable, UserHash
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import Device, Frame, doc
 from tests.integration.world import (
     AT_ONCE,
@@ -32,6 +30,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 async def persisted(device: Device, server: Server, stored: int, here: int) -> Frame:
     """A chat whose draft has version `here`, and in the store version `stored`: as its device holds it."""
@@ -46,15 +46,15 @@ async def persisted(device: Device, server: Server, stored: int, here: int) -> F
     return chat
 
 
-async def test_s20_a_draft_that_the_cache_lost_comes_back_from_its_device(serve: Serve, tmp_path: Path) -> None:
-    """S20, F7: cache folder gone, server restarted: the draft-only chat and the newer draft are `missing`, never `deleted`."""
+async def test_s20_a_draft_that_the_cache_lost_comes_back_from_its_device(serve: Serve, wipe_cache: WipeCache) -> None:
+    """S20, F7: cache emptied, server restarted: the draft-only chat and the newer draft are `missing`, never `deleted`."""
     async with serve(drafts=NEVER) as server, devices(server, 1) as (one,):
         newer = await persisted(one, server, stored=3, here=5)
         await begin(one, "draft-only", doc("unsent"))
         only = await record(one, "draft-only")
         cursor = (await one.sync())[-1]["cursor"]
         await stop_outbox(server)  # the last device leaves, which would write the draft
-    shutil.rmtree(tmp_path / "data" / "cache")
+    await wipe_cache()
     async with serve(drafts=NEVER) as server, devices(server, 2, sync=False) as (one, two):
         frames = await one.sync(cursor=cursor, chats=[held(newer), held(only)])
         assert frames[0]["reason"] == "epoch_changed"

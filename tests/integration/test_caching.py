@@ -9,6 +9,9 @@ import pytest
 
 from plugins.cache.memory_chats import MemoryChats
 from plugins.cache.memory_leases import MemoryLeases
+from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_layout import PERSON
+from plugins.cache.redis_sweep import sweep_once
 from sidecar import ChatId, Unstorable, UserHash
 from sidecar.server.running import Server
 from tests.conftest import Serve
@@ -21,8 +24,10 @@ from tests.integration.world import (
     cached,
     chats_of,
     devices,
+    fields_of_person,
     held,
     key_count,
+    of_chat,
     record,
     rows,
     say,
@@ -31,6 +36,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 DAY = 86_400.0
 
 
@@ -38,21 +45,37 @@ class Clock:
     """The time of the cache, which can be moved on."""
 
     def __init__(self, server: Server) -> None:
-        self._state = cast("MemoryChats", server.context.parts.cache.chats)._state
-        self._clock = self._state.clock
-        self.ahead = 0.0
-        self._state.clock = lambda: self._clock() + self.ahead
-        cast("MemoryLeases", server.context.parts.cache.leases)._clock = self._state.clock
+        self._cache = server.context.parts.cache
         self._worker = server.context.worker
+        self._ahead = 0.0
+        chats = self._cache.chats
+        if isinstance(chats, MemoryChats):
+            clock = chats._state.clock
+            chats._state.clock = lambda: clock() + self._ahead
+            cast("MemoryLeases", self._cache.leases)._clock = chats._state.clock
 
-    def polled(self, user: UserHash) -> float:
+    async def polled(self, user: UserHash) -> float:
         """When somebody last looked at this person's log."""
-        return self._state.persons[user].polled
+        chats = self._cache.chats
+        if isinstance(chats, MemoryChats):
+            return chats._state.persons[user].polled
+        return float((await fields_of_person(chats, user))[PERSON.index("p_polled")]) / 1000
+
+    def move(self, seconds: float) -> None:
+        """So much time passes, and nobody takes any notice."""
+        self._ahead += seconds
+        if not isinstance(self._cache.chats, MemoryChats):
+            cast("RedisChats", self._cache.chats)._settings.skew = self._ahead
 
     async def travel(self, seconds: float) -> None:
         """So much time passes, and what is over goes; leases are taken again, as is done every 2 s."""
-        self.ahead += seconds
-        self._state.sweep(self._state.clock(), 10_000)
+        self.move(seconds)
+        chats = self._cache.chats
+        if isinstance(chats, MemoryChats):
+            chats._state.sweep(chats._state.clock(), 10_000)
+        else:
+            redis = cast("RedisChats", chats)
+            await sweep_once(redis._link, redis._settings, redis)
         await self._worker._take()
 
 
@@ -100,15 +123,19 @@ async def test_f15_drafts_live_on_while_a_device_of_their_owner_is_connected(ser
             await settled(server)
             user = UserHash(one.user)
             for _ in range(3):
-                clock.ahead += 1700
-                before = clock.polled(user)
+                clock.move(1700)
+                before = await clock.polled(user)
                 server.context.feeds.poke(user)  # as the look every 2 s does
-                await until(lambda before=before: clock.polled(user) > before + 1600)
+                await until(lambda before=before: _polled_since(clock, user, before + 1600))
                 await clock.travel(0)
             assert await cached(server, one.full("c1")) is not None
         await clock.travel(1900)
         found = await server.context.parts.cache.chats.read(user, [ChatId(f"{user[:8]}_c1")])
         assert found == {}
+
+
+async def _polled_since(clock: Clock, user: UserHash, time: float) -> bool:
+    return await clock.polled(user) > time
 
 
 async def test_s22_dirty_drafts_never_expire(serve: Serve, tmp_path: Path) -> None:
@@ -176,9 +203,10 @@ async def test_s48_what_is_nowhere_else_is_never_evicted(serve: Serve) -> None:
         store = store_of(server)
         store.trouble = lambda hook, chat, message: Unstorable("never") if chat == "parked" else None
         await begin(one, "draft-only", doc("d"))
-        await say(one, "dirty-draft", "m1", doc("m"))
+        for chat in ("dirty-draft", "dirty-title"):
+            await say(one, chat, "m1", doc("m"))
+            await one.event("message_update", of_chat(one.full(chat)))  # else the row takes along what is edited now
         await one.ask("draft_update", {"chatId": "dirty-draft", "content": doc("d"), "basedOnVersion": 0})
-        await say(one, "dirty-title", "m1", doc("m"))
         await one.ask("title_update", {"chatId": "dirty-title", "title": "t", "basedOnVersion": 0})
         await say(one, "parked", "m1", doc("m"))
         await one.event("message_update", lambda event: event["status"] == "error")
@@ -207,6 +235,7 @@ async def test_s14_outcomes_are_remembered_for_a_day(serve: Serve, monkeypatch: 
         assert (late["type"], late["payload"]["content"]) == ("draft_conflict", doc("y"))
 
 
+@pytest.mark.caches("memory")
 async def test_t29_a_damaged_entry_of_the_cache_is_replaced_by_the_stores(serve: Serve) -> None:
     """T29: every byte of draft, title and message flipped in turn: the person gets the store's text, never a wrong one."""
     async with (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import doc
 from tests.integration.world import (
     AT_ONCE,
@@ -23,9 +22,13 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 @pytest.mark.parametrize("loss", ["none", "in place", "restart"])
-async def test_s68_a_deleted_chat_stays_deleted_after_a_loss(serve: Serve, tmp_path: Path, loss: str) -> None:
+async def test_s68_a_deleted_chat_stays_deleted_after_a_loss(
+    serve: Serve, tmp_path: Path, wipe_cache: WipeCache, loss: str
+) -> None:
     """S68: cache emptied, an old device comes back: `deleted`, no key is made again, no row returns."""
     drafts = {"drafts": AT_ONCE}
 
@@ -72,7 +75,7 @@ async def test_s68_a_deleted_chat_stays_deleted_after_a_loss(serve: Serve, tmp_p
         if loss != "restart":
             await old_device_returns(server)
     if loss == "restart":
-        shutil.rmtree(tmp_path / "data" / "cache")
+        await wipe_cache()
         async with serve(**drafts) as server:
             await old_device_returns(server)
 

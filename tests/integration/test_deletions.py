@@ -22,6 +22,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 async def test_s44_a_chat_with_a_tombstone_is_deleted_and_no_stale_edit_brings_it_back(server: Server) -> None:
     """S44: by full sync, by cursor, and for every kind of change."""

@@ -130,7 +130,9 @@ async def test_t19_drip_handshakes_are_cut_and_a_good_client_connects(
                 for byte in raw.head() * 10:
                     raw.writer.write(bytes((byte,)))
                     await asyncio.sleep(0.1)
-                    if raw.reader.at_eof():
+                    if (
+                        raw.reader.at_eof() or raw.reader.exception() is not None
+                    ):  # a byte that crossed the cut is a reset
                         break
                 await raw.reader.read()
             except ConnectionError:

@@ -13,6 +13,8 @@ from sidecar.server.running import Server
 from tests.device import doc, new_id
 from tests.integration.world import begin, devices, key_count, record, rows, say, settled
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 async def test_s9_a_first_draft_makes_version_1_tells_the_others_and_writes_no_row(
     server: Server, tmp_path: Path

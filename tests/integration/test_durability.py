@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.integration.world import begin, cached, devices, record, rows, say, settled, until
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 
 async def test_each_acceptance_says_how_durable_it_is_and_the_store_reports_when_it_has_caught_up(

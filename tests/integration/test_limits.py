@@ -218,6 +218,7 @@ async def test_t22_who_waits_as_long_as_told_gets_in(serve: Serve) -> None:
         assert refused
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t53_a_thousand_syncs_ask_the_store_a_few_times(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     context = server.context
     async with Device(server.url) as device:
@@ -258,6 +259,7 @@ async def test_t53_a_thousand_syncs_ask_the_store_a_few_times(server: Server, mo
         assert most <= 2, "one at a time: the newer takes the older's place"
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t53_the_newer_sync_takes_the_place_of_the_older(server: Server) -> None:
     async with Device(server.url) as device:
         ids = [await device.send("sync_request", {}) for _ in range(3)]
@@ -275,6 +277,7 @@ async def test_t53_the_newer_sync_takes_the_place_of_the_older(server: Server) -
 # -- T23: too many connections -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t23_connections_of_a_person_are_capped(serve: Serve) -> None:
     async with serve(limits={"connections_per_user": 3}) as server:
         devices = [await Device(server.url, "alice").open() for _ in range(3)]
@@ -295,6 +298,7 @@ async def test_t23_connections_of_a_person_are_capped(serve: Serve) -> None:
             await device.close()
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t23_the_places_of_a_killed_process_are_free_when_its_leases_end(serve: Serve) -> None:
     async with serve(limits={"connections_per_user": 3}) as server:
         async with Device(server.url, "alice") as alice:
@@ -311,6 +315,7 @@ async def test_t23_the_places_of_a_killed_process_are_free_when_its_leases_end(s
             assert alice.ready
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t23_a_place_is_kept_while_its_socket_lives(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """T23: a living socket renews its lease; one that is gone does not."""
     for module in ("opening", "housekeeping"):
@@ -368,6 +373,7 @@ async def test_t23_connections_of_an_address_are_capped_before_the_upgrade(serve
 # -- T52: too much kept ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t52_draft_only_chats_are_capped_and_what_is_there_stays(serve: Serve) -> None:
     async with serve(limits={"draft_chats_per_user": 3}) as server, Device(server.url) as device:
         for number in range(3):
@@ -387,6 +393,7 @@ async def test_t52_draft_only_chats_are_capped_and_what_is_there_stays(serve: Se
         assert (await device.ask("draft_update", over))["type"] == "chat_initiated"
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t52_bytes_are_capped_and_what_is_there_stays(serve: Serve) -> None:
     async with (
         serve(limits={"bytes_per_user": "1MiB", "frames_per_second": 1000}) as server,

@@ -27,6 +27,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 async def test_s26_the_first_message_makes_exactly_one_chat_row_and_one_message_row(
     server: Server, tmp_path: Path

@@ -24,6 +24,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 @pytest.mark.parametrize("first", ["message again", "restore", "other device"])
 async def test_s69_a_sent_text_does_not_come_back_as_a_draft(serve: Serve, tmp_path: Path, first: str) -> None:

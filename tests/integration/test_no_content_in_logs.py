@@ -7,13 +7,14 @@ import io
 import logging
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import structlog
+from redis.asyncio import Redis
 
 from sidecar import logs
 from sidecar.errors import Unavailable, Undecryptable
@@ -150,11 +151,38 @@ def _files(folder: Path) -> dict[str, bytes]:
     }
 
 
+async def _in_redis(url: str) -> bytes:
+    """Every key with all that it holds, as it is: what Redis writes to its own files is compressed in part."""
+    found: list[Any] = []
+    async with Redis.from_url(url) as redis:
+        async for key in redis.scan_iter():
+            match await redis.type(key):
+                case b"hash":
+                    found += (await redis.hgetall(key)).items()
+                case b"list":
+                    found += await redis.lrange(key, 0, -1)
+                case b"zset":
+                    found += await redis.zrange(key, 0, -1)
+                case b"set":
+                    found += await redis.smembers(key)
+                case kind:
+                    assert kind == b"string", kind
+                    found.append(await redis.get(key))
+            found.append(key)
+    return b"\n".join(part for each in found for part in (each if isinstance(each, tuple) else (each,)))
+
+
 @pytest.mark.parametrize("broken", [False, True], ids=["as it should be", "every slot fails"])
+@pytest.mark.caches("memory", "redis")
 async def test_t38_s32_the_canary_stands_nowhere(
-    serve: Serve, tmp_path: Path, log: io.StringIO, monkeypatch: pytest.MonkeyPatch, broken: bool
+    serve: Serve,
+    tmp_path: Path,
+    log: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_section: Mapping[str, Any],
+    broken: bool,
 ) -> None:
-    """T38: every frame type and every failure, DEBUG logs: 0 hits in logs, metrics, store, journal, key file, temp."""
+    """T38, S32: every frame type and every failure, DEBUG logs: 0 hits in logs, metrics, store, journal or Redis, key file, temp."""
     temp = tmp_path / "temp"
     temp.mkdir()
     monkeypatch.setenv("TMPDIR", str(temp))
@@ -182,8 +210,11 @@ async def test_t38_s32_the_canary_stands_nowhere(
             ):
                 shown = await metrics.text() + await ready.text()
             assert "sidecar_frames_total" in shown
-            await server.drain()
             served = _files(tmp_path)
+            if cache_section["use"] == "redis":
+                served["Redis"] = await _in_redis(cache_section["options"]["url"])
+            await server.drain()
+            served |= _files(tmp_path)
     finally:
         tempfile.tempdir = None
     written = log.getvalue()
@@ -191,7 +222,11 @@ async def test_t38_s32_the_canary_stands_nowhere(
     assert ("unexpected" in written) is broken
     kept = {**served, **_files(tmp_path)}
     assert any("store" in name for name in kept)
-    assert any("cache" in name for name in kept)
+    if cache_section["use"] == "redis":
+        assert b"troubled" in kept["Redis"]
+        assert len(kept["Redis"]) > 5000
+    else:
+        assert any("cache" in name for name in kept)
     for secret in (CANARY, TOKEN):
         assert secret not in written
         assert secret not in shown

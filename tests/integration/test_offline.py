@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, Frame, doc, new_id
 from tests.integration.world import AT_ONCE, begin, chats_of, devices, key_count, record, say, settled
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 
 async def test_s49_fifty_offline_edits_are_one_accepted_write(server: Server) -> None:

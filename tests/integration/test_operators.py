@@ -118,6 +118,7 @@ async def test_an_unknown_command_is_an_error_line_that_names_it(server: Server)
     assert "keys-melt" in line["error"]["message"]
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_one_command_that_changes_something_at_a_time(server: Server) -> None:
     async with Device(server.url) as device:
         await device.ask("draft_update", {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0})
@@ -131,6 +132,7 @@ async def test_one_command_that_changes_something_at_a_time(server: Server) -> N
     assert "result" in (await operate(server, "keys-rotate"))[-1]
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_whoever_breaks_off_leaves_the_server_free_and_an_erasure_finished(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +188,7 @@ async def test_s63_f23_rotating_under_two_devices_that_write_disturbs_neither(se
         assert not any(chat["undecryptable"] for chat in chats)
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_s68_a_chat_whose_key_an_operator_destroys_is_deleted_on_every_device(server: Server) -> None:
     async with Device(server.url) as one, Device(server.url) as two:
         await one.sync()
@@ -204,6 +207,7 @@ async def test_s68_a_chat_whose_key_an_operator_destroys_is_deleted_on_every_dev
         assert await server.context.parts.store.known(ALICE, [chat]) == {}
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_disconnecting_closes_every_socket_of_the_person_and_no_other(server: Server) -> None:
     async with Device(server.url) as one, Device(server.url) as two, Device(server.url, "bob") as bob:
         assert await result(server, "users-disconnect", user=ALICE) == {"count": 2, "left": 0}
@@ -213,6 +217,7 @@ async def test_disconnecting_closes_every_socket_of_the_person_and_no_other(serv
         assert again.ready["device"]
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_t47_erasing_a_person_closes_the_sockets_and_leaves_no_byte_after_the_next_start(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -253,6 +258,7 @@ async def test_t47_erasing_a_person_closes_the_sockets_and_leaves_no_byte_after_
             assert chats[bob.full("c2")]["draft"] == doc("alone")
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_dead_letters_of_a_running_sidecar_are_replayed_and_the_device_hears_delivered(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -301,6 +307,7 @@ async def test_the_command_line_asks_the_running_sidecar(serve: Serve, tmp_path:
             assert [chat["draft"] for chat in chats] == [doc("x")]
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_the_command_line_opens_the_parts_where_nothing_serves(serve: Serve, tmp_path: Path) -> None:
     async with serve() as server, Device(server.url) as device:
         await device.ask("draft_update", {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0})

@@ -15,7 +15,22 @@ from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.integration.faulty_store import FaultyStore, Hearing
-from tests.integration.world import AT_ONCE, FAST, NEVER, begin, cached, devices, record, rows, say, settled, until
+from tests.integration.world import (
+    AT_ONCE,
+    FAST,
+    NEVER,
+    begin,
+    cached,
+    devices,
+    record,
+    rows,
+    say,
+    settled,
+    shard_of,
+    until,
+)
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 STORE = {"use": "tests.integration.faulty_store:FaultyStore"}
 HEARING = {"use": "tests.integration.faulty_store:Hearing", "name": "hearing"}
@@ -81,7 +96,9 @@ async def test_s72_a_store_that_is_away_for_long_costs_no_try_and_no_dead_letter
         await one.ask("chat_delete", {"chatId": "c"})
         await until(lambda: len(store.calls) > 40)
         outbox = server.context.parts.cache.outbox
-        entries = await outbox.pending(server.context.worker._leases["outbox:0"], "persistence", 100)
+        lease = server.context.worker._shards.lease(shard_of(server, one))
+        assert lease is not None
+        entries = await outbox.pending(lease, "persistence", 100)
         assert len(entries) >= 11
         assert {entry.tries for entry in entries} == {0}
         assert await parked(server) == []
@@ -301,6 +318,7 @@ async def test_edits_coalesce_and_what_is_delivered_is_the_state_at_delivery(ser
     ):
         store = store_of(server)
         await say(one, "c1", "m1", doc("m"))
+        await one.event("message_update")
         for base in range(50):
             await one.ask("draft_update", {"chatId": "c1", "content": doc(str(base)), "basedOnVersion": base})
         stored = await one.event("chat_stored")

@@ -22,8 +22,10 @@ from sidecar.parts import Caller
 from sidecar.records import Sealed
 from sidecar.responses import chat_response
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import Device, doc
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 AT_ONCE = {"debounce": "0s", "max_debounce": "0s"}
 SECRET = "what alice wrote"
@@ -300,7 +302,9 @@ async def test_t29_every_flipped_bit_of_a_sealed_value_is_the_stores_truth_or_un
                 assert told["undecryptable"] == ["title"]
 
 
-async def test_t29_a_poisoned_row_is_told_as_undecryptable_and_left_as_it_is(serve: Serve, tmp_path: Path) -> None:
+async def test_t29_a_poisoned_row_is_told_as_undecryptable_and_left_as_it_is(
+    serve: Serve, tmp_path: Path, wipe_cache: WipeCache
+) -> None:
     async with serve(drafts=AT_ONCE) as server, Device(server.url, "alice") as alice:
         await _alices(alice)
         await asyncio.sleep(0.5)
@@ -310,9 +314,7 @@ async def test_t29_a_poisoned_row_is_told_as_undecryptable_and_left_as_it_is(ser
         poisoned = bytes(_flip(draft, 400))
         database.execute("UPDATE chats SET draft = ?", (poisoned,))
         database.commit()
-    for folder in (tmp_path / "data" / "cache",):
-        for each in folder.iterdir():
-            each.unlink()
+    await wipe_cache()
     async with serve(drafts=AT_ONCE) as server, Device(server.url, "alice") as alice:
         [chat, *_] = [chat for part in await alice.sync() for chat in part["chats"] if "draft" in chat]
         assert chat["undecryptable"] == ["draft"]

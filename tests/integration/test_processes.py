@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,34 +12,14 @@ import pytest
 from plugins.encryption.local import LocalCipher
 from sidecar.envelope import key_version_of
 from sidecar.ids import ChatId, hash_user
-from sidecar.server.running import Server, serving
-from tests.conftest import configure
+from sidecar.server.running import Server
 from tests.device import Device, doc
+from tests.fleet.fleet import Fleet
 from tests.integration.test_operators import result
 from tests.integration.world import begin, say, until
 
 ALICE = hash_user("alice")
 Pair = tuple[Server, Server]
-
-
-@asynccontextmanager
-async def sharing(folder: Path, cache: dict[str, Any], count: int = 2) -> AsyncIterator[list[Server]]:
-    """Servers with their own folders and operators' sockets; cache, store and key file are the same."""
-    common = folder / "common"
-    common.mkdir(mode=0o700)
-    key = "a master key of more than 32 characters"
-    async with AsyncExitStack() as stack:
-        servers = []
-        for number in range(count):
-            own = folder / str(number)
-            own.mkdir(mode=0o700)
-            sections: dict[str, Any] = {
-                "cache": cache,
-                "encryption": {"use": "local", "options": {"path": str(common / "keys"), "master_key": key}},
-                "persistence": {"use": "sqlite", "options": {"path": str(common / "store.sqlite")}},
-            }
-            servers.append(await stack.enter_async_context(serving(configure(own, **sections))))
-        yield servers
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -53,7 +32,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 async def pair(tmp_path: Path, cache: dict[str, Any]) -> AsyncIterator[Pair]:
-    async with sharing(tmp_path, cache) as [one, other]:
+    async with Fleet(tmp_path, cache).serving(2) as [one, other]:
         yield one, other
 
 

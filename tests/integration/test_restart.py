@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,24 @@ from tests.integration.world import (
 )
 from tests.process import SidecarProcess
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 def text_of(content: Any) -> str:
     return str(content["content"][0]["content"][0]["text"])
 
 
-async def test_s29_s31_killed_between_acceptance_and_store_everything_is_there_exactly_once(tmp_path: Path) -> None:
+async def test_s29_s31_killed_between_acceptance_and_store_everything_is_there_exactly_once(
+    tmp_path: Path, cache_section: Mapping[str, Any]
+) -> None:
     """S29, S31, F35: the store is away, messages, drafts, a title and a deletion are accepted; kill -9; then all of it is stored."""
     away = tmp_path / "away"
     away.touch()
-    sections: dict[str, Any] = {"persistence": {**STORE, "options": {"away": str(away)}}, "drafts": AT_ONCE}
+    sections: dict[str, Any] = {
+        "persistence": {**STORE, "options": {"away": str(away)}},
+        "drafts": AT_ONCE,
+        "cache": dict(cache_section),
+    }
     async with SidecarProcess(tmp_path, **sections) as process:
         one = await Device(process.url).open()
         await one.sync()
@@ -147,9 +156,15 @@ class Writer:
             self.open.remove((op, type_, payload))
 
 
-async def test_s30_f35_killed_at_any_moment_every_acceptance_stands_and_nothing_is_half_done(tmp_path: Path) -> None:
-    """S30, F35, F43: after each kill -9 number and text belong together, and what was open is played again without double effect."""
-    sections: dict[str, Any] = {"drafts": {"debounce": "50ms", "max_debounce": "100ms"}, "limits": FAST}
+async def test_s30_f35_killed_at_any_moment_every_acceptance_stands_and_nothing_is_half_done(
+    tmp_path: Path, cache_section: Mapping[str, Any]
+) -> None:
+    """S30, F35, F43: after each kill -9 number and text belong together; what was open is played again without double effect."""
+    sections: dict[str, Any] = {
+        "drafts": {"debounce": "50ms", "max_debounce": "100ms"},
+        "limits": FAST,
+        "cache": dict(cache_section),
+    }
     writers: list[Writer] = []
     for round_, seconds in enumerate((0.5, 0.23, 0.37)):
         async with SidecarProcess(tmp_path, **sections) as process:
@@ -194,6 +209,9 @@ async def test_s30_f35_killed_at_any_moment_every_acceptance_stands_and_nothing_
                     before = {"before": page["messages"][0]["id"]}
                 assert found == writer.messages
                 assert sequences == list(range(1, len(found) + 1))
+        # A killed process' leases on its shards of a shared outbox end by themselves, and only then another goes on.
+        sent = sum(len(writer.messages) for writer in writers)
+        await until(lambda: len(rows(tmp_path, "SELECT 1 FROM messages")) == sent, 30)
         process.signal(signal.SIGTERM)
         assert await process.exit() == 0
     stored = {row["id"]: row["version"] for row in rows(tmp_path, "SELECT id, version FROM chats")}
@@ -202,9 +220,9 @@ async def test_s30_f35_killed_at_any_moment_every_acceptance_stands_and_nothing_
     assert sum(writer.accepted for writer in writers) > 30
 
 
-async def test_an_orderly_stop_writes_what_is_due_later(tmp_path: Path) -> None:
+async def test_an_orderly_stop_writes_what_is_due_later(tmp_path: Path, cache_section: Mapping[str, Any]) -> None:
     """Semantics §10: SIGTERM: sockets are told 1012, drafts go to the store however long the debounce, exit 0."""
-    async with SidecarProcess(tmp_path, drafts=NEVER) as process:
+    async with SidecarProcess(tmp_path, drafts=NEVER, cache=dict(cache_section)) as process:
         one = await Device(process.url).open()
         await one.sync()
         await say(one, "c1", "m1", doc("m"))
@@ -234,6 +252,7 @@ async def test_s29_a_restart_with_entries_pending_delivers_them(serve: Serve, tm
         assert {m["status"] for m in page["payload"]["messages"]} == {"delivered"}
 
 
+@pytest.mark.caches("memory")
 @pytest.mark.parametrize("journal", [True, False])
 async def test_a_restart_keeps_drafts_outcomes_and_cursors_where_there_is_a_journal(
     serve: Serve, journal: bool

@@ -10,9 +10,11 @@ import pytest
 
 from sidecar import Unavailable
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import doc
 from tests.integration.world import AT_ONCE, begin, devices, key_count, record, rows, say, settled
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 
 async def test_s60_without_a_key_service_nothing_is_written_and_no_key_made(
@@ -85,7 +87,9 @@ async def test_s61_first_drafts_of_two_devices_at_once_end_with_one_key(server: 
         assert key_count(server) == 10
 
 
-async def test_s62_sealed_texts_moved_to_another_place_do_not_open(serve: Serve, tmp_path: Path) -> None:
+async def test_s62_sealed_texts_moved_to_another_place_do_not_open(
+    serve: Serve, tmp_path: Path, wipe_cache: WipeCache
+) -> None:
     """S62: between chats, fields and versions; each is named `undecryptable`, kept, and replaced only by the person."""
     async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
         for chat in ("a", "b", "c"):
@@ -99,6 +103,7 @@ async def test_s62_sealed_texts_moved_to_another_place_do_not_open(serve: Serve,
     rows(tmp_path, "UPDATE chats SET version = 2 WHERE id = ?", b)
     [moved] = rows(tmp_path, "SELECT content FROM messages WHERE chat_id = ?", a)
     rows(tmp_path, "UPDATE messages SET content = ? WHERE chat_id = ?", moved["content"], c)
+    await wipe_cache()
     rows_before = [tuple(row) for row in rows(tmp_path, "SELECT id, draft, title FROM chats ORDER BY id")]
     async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
         found = {chat: await record(one, chat) for chat in (a, b, c)}

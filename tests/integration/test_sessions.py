@@ -176,6 +176,7 @@ async def test_s6_a_spoofed_address_is_not_believed(serve: Serve) -> None:
 # -- tabs and late closes ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_s53_f48_two_tabs_of_one_device(server: Server) -> None:
     async with Device(server.url) as one:
         tab = Device(server.url)
@@ -193,6 +194,7 @@ async def test_s53_f48_two_tabs_of_one_device(server: Server) -> None:
             assert (await one.event("draft_updated"))["version"] == 2, "the closed tab took nothing with it"
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_s54_a_reconnect_while_the_old_socket_is_still_closing(server: Server, monkeypatch: Any) -> None:
     """S54: the old socket's place is given back late; the new one hears everything all the same."""
     leases = server.context.parts.cache.leases
@@ -216,6 +218,7 @@ async def test_s54_a_reconnect_while_the_old_socket_is_still_closing(server: Ser
     await device.close()
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_s54_flapping_leaves_nothing_behind(server: Server) -> None:
     async with Device(server.url) as stays:
         await stays.sync()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import Device, SocketClosed, doc
 from tests.process import SidecarProcess
 from tests.raw_socket import RawSocket
@@ -48,10 +48,13 @@ async def _write(device: Device, chat: str, accepted: dict[str, tuple[int, str]]
         pass
 
 
-async def test_f36_sigterm_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+@pytest.mark.caches("memory", "redis")
+async def test_f36_sigterm_loses_nothing_that_was_accepted(
+    tmp_path: Path, cache_section: Mapping[str, Any], wipe_cache: WipeCache
+) -> None:
     """F36: writers on eight sockets; every one is closed with 1012, one after the other; then exit 0."""
     accepted: dict[str, tuple[int, str]] = {}
-    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS) as process:
+    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS, cache=dict(cache_section)) as process:
         keeper = await Device(process.url).open()
         message = {"tempChatId": "sent", "clientMessageId": "m", "content": doc("hello")}
         assert (await keeper.ask("message_send", message))["type"] == "message_accepted"
@@ -85,17 +88,21 @@ async def test_f36_sigterm_loses_nothing_that_was_accepted(tmp_path: Path) -> No
     log = process.log.read_text()
     assert "Traceback" not in log
     assert "connections_left" not in log
-    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS) as process, Device(process.url) as device:
+    async with (
+        SidecarProcess(tmp_path, drafts=SLOW_DRAFTS, cache=dict(cache_section)) as process,
+        Device(process.url) as device,
+    ):
         found = await _synced(device)
         for chat, (version, text) in accepted.items():
             kept = found[device.full(chat)]
             assert kept["version"] >= version, "an accepted edit is gone"
             assert kept["version"] > version or kept["draft"] == doc(text)
     # The store alone, as another cache would find it: what was due is there.
-    for file in (tmp_path / "data").iterdir():
-        if "cache" in file.name or "journal" in file.name or "memory" in file.name:
-            shutil.rmtree(file) if file.is_dir() else file.unlink()
-    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS) as process, Device(process.url) as device:
+    await wipe_cache()
+    async with (
+        SidecarProcess(tmp_path, drafts=SLOW_DRAFTS, cache=dict(cache_section)) as process,
+        Device(process.url) as device,
+    ):
         found = await _synced(device)
         assert list(found) == [device.full("sent")], "the cache is really empty"
         assert found[device.full("sent")]["draft"] == doc("a draft of a stored chat")
@@ -109,9 +116,10 @@ async def test_f36_an_idle_sidecar_ends_at_once_with_0(tmp_path: Path, number: s
         assert await asyncio.wait_for(process.exit(), 10) == 0
 
 
-async def test_f36_kill_9_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
+@pytest.mark.caches("memory", "redis")
+async def test_f36_kill_9_loses_nothing_that_was_accepted(tmp_path: Path, cache_section: Mapping[str, Any]) -> None:
     accepted: dict[str, tuple[int, str]] = {}
-    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS) as process:
+    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS, cache=dict(cache_section)) as process:
         devices = [await Device(process.url).open() for _ in range(4)]
         writers = [asyncio.create_task(_write(device, f"c{n}", accepted)) for n, device in enumerate(devices)]
         await asyncio.sleep(0.3)
@@ -121,12 +129,16 @@ async def test_f36_kill_9_loses_nothing_that_was_accepted(tmp_path: Path) -> Non
         for device in devices:
             await device.close()
     assert len(accepted) == 4
-    async with SidecarProcess(tmp_path, drafts=SLOW_DRAFTS) as process, Device(process.url) as device:
+    async with (
+        SidecarProcess(tmp_path, drafts=SLOW_DRAFTS, cache=dict(cache_section)) as process,
+        Device(process.url) as device,
+    ):
         found = await _synced(device)
         for chat, (version, _) in accepted.items():
             assert found[device.full(chat)]["version"] >= version
 
 
+@pytest.mark.caches("memory", "redis")
 async def test_f36_what_is_in_flight_is_finished(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     commit, asked, go_on = server.context.parts.cache.chats.commit, asyncio.Event(), asyncio.Event()
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sidecar import UserHash
 from sidecar.server.running import Server
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import Device, doc
 from tests.integration.world import (
     FAST,
@@ -25,6 +23,8 @@ from tests.integration.world import (
     settled,
     store_away,
 )
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 
 async def one_after_the_other(device: Device, chats: range) -> None:
@@ -192,12 +192,12 @@ async def test_s41_f52_a_cursor_that_was_trimmed_is_a_full_sync_and_no_gap(serve
         assert chats_of(answer)[two.full("c1")]["draft"] == doc("120")
 
 
-async def test_s42_a_cold_cache_with_500_chats_in_the_store(serve: Serve, tmp_path: Path) -> None:
+async def test_s42_a_cold_cache_with_500_chats_in_the_store(serve: Serve, wipe_cache: WipeCache) -> None:
     """S42: all of them arrive, never an empty list, and the count is the store's; messages of one are there on demand."""
     async with serve(limits=FAST) as server, devices(server, 1) as (one,):
         await many_messages(one, range(500))
         await settled(server)
-    shutil.rmtree(tmp_path / "data" / "cache")
+    await wipe_cache()
     async with serve(limits=FAST) as server, Device(server.url) as one:
         frames = await one.sync()
         chats = chats_of(frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import orjson
@@ -10,7 +9,7 @@ import pytest
 
 from sidecar import ChatId, UserHash
 from sidecar.testing.frames import check as check_frame
-from tests.conftest import Serve
+from tests.conftest import Serve, WipeCache
 from tests.device import Device, Frame, doc
 from tests.integration.world import (
     AT_ONCE,
@@ -24,8 +23,12 @@ from tests.integration.world import (
     settled,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
 
-async def test_s46_a_corrupt_row_is_flagged_and_the_others_sync(serve: Serve, tmp_path: Path) -> None:
+
+async def test_s46_a_corrupt_row_is_flagged_and_the_others_sync(
+    serve: Serve, tmp_path: Path, wipe_cache: WipeCache
+) -> None:
     """S46: a version that is null, a title that does not open, a message that is damaged."""
     async with serve(drafts=AT_ONCE) as server, devices(server, 1) as (one,):
         for chat in ("good", "title", "version", "message"):
@@ -37,7 +40,7 @@ async def test_s46_a_corrupt_row_is_flagged_and_the_others_sync(serve: Serve, tm
     rows(tmp_path, "UPDATE chats SET title = X'00112233' WHERE id = ?", full("title"))
     rows(tmp_path, "UPDATE chats SET version = NULL WHERE id = ?", full("version"))
     rows(tmp_path, "UPDATE messages SET content = X'00' WHERE chat_id = ?", full("message"))
-    shutil.rmtree(tmp_path / "data" / "cache")
+    await wipe_cache()
     async with serve(drafts=AT_ONCE) as server, Device(server.url) as one:
         frames = await one.sync()
         assert frames[-1]["complete"] is True

@@ -30,6 +30,8 @@ from tests.integration.world import (
     until,
 )
 
+pytestmark = pytest.mark.caches("memory", "redis")
+
 
 async def test_s40_what_happens_while_a_sync_reads_arrives_after_it(serve: Serve) -> None:
     """S40: a client applies nothing between its `sync_request` and `complete`: what comes meanwhile must come afterwards."""

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import doc, new_id
 from tests.integration.world import AT_ONCE, begin, devices, record, rows, say
+
+pytestmark = pytest.mark.caches("memory", "redis")
 
 
 async def test_s25_a_title_does_not_conflict_with_a_draft_edit_of_the_same_chat(server: Server) -> None:

@@ -12,9 +12,11 @@ from typing import Any, cast
 import pytest
 
 from plugins.cache.memory_chats import MemoryChats
+from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_records import unpack
 from plugins.encryption.local import LocalCipher
 from plugins.persistence.sqlite_store import SqliteStore
-from sidecar import ChatId, ChatInCache, Unavailable, UserHash
+from sidecar import ChatId, ChatInCache, Chats, Unavailable, UserHash
 from sidecar.server.running import Server
 from tests.device import Device, Frame, doc
 
@@ -40,14 +42,38 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], s
 async def settled(server: Server) -> None:
     """Returns when the outbox has delivered everything that is due now or later."""
     outbox = server.context.parts.cache.outbox
-    dues = cast("MemoryChats", server.context.parts.cache.chats)._state.dues
 
     async def empty() -> bool:
         server.context.worker.wake()
-        return not dues._marks and not any(position.pending for position in (await outbox.positions()).values())
+        return not await _due(server) and not any(position.pending for position in (await outbox.positions()).values())
 
     await outbox.hurry()
     await until(empty)
+
+
+async def fields_of_person(chats: Chats, user: UserHash) -> list[Any]:
+    """What the Redis cache has of a person beside chats, in the order of `redis_layout.PERSON`."""
+    redis = cast("RedisChats", chats)
+    [client] = await redis._link.clients()
+    async with client:
+        packed = cast("bytes", await client.hget(redis._keys.person(user)[0], "p"))
+    return cast("list[Any]", unpack(packed))
+
+
+async def _due(server: Server) -> int:
+    """How many chats were edited and have no entry for it in the outbox yet."""
+    chats = server.context.parts.cache.chats
+    if isinstance(chats, MemoryChats):
+        return len(chats._state.dues._marks)
+    redis = cast("RedisChats", chats)
+    [client] = await redis._link.clients()
+    async with client:
+        return sum([await client.zcard(redis._keys.key(shard, "due")) for shard in range(redis._keys.shards)])
+
+
+def shard_of(server: Server, device: Device) -> str:
+    """The name of the lease on the work of this person's shard."""
+    return f"outbox:{server.context.parts.cache.outbox.shard_of(UserHash(device.user))}"
 
 
 async def stop_outbox(server: Server) -> None:

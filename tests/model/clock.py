@@ -16,18 +16,28 @@ T = TypeVar("T")
 _BORN = 1_790_000_000.0
 
 
+_TURNS = 50_000
+"""Turns of the loop at one and the same moment, at most: a runaway, on a clock that only waiting moves."""
+
+
 class _NothingComes(selectors.SelectSelector):
     """No file is ever ready; waiting moves the clock."""
 
     def __init__(self, moved: Callable[[float], None]) -> None:
         super().__init__()
         self._moved = moved
+        self._turns = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise AssertionError("everything waits and nothing is due: a deadlock")
         if timeout > 0:
             self._moved(timeout)
+            self._turns = 0
+        self._turns += 1
+        if self._turns > _TURNS:
+            self._turns = 0
+            raise AssertionError("something goes round and round and lets no time pass")
         return []
 
 

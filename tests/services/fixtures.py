@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tests.services.cluster import RedisCluster
 from tests.services.programs import Missing, find_redis, find_strace
 from tests.services.redis_server import RedisServer, Setting
+from tests.services.replicated_redis import ReplicatedRedis
 
+StartCluster = Callable[..., Awaitable[RedisCluster]]
+StartReplicated = Callable[..., Awaitable[ReplicatedRedis]]
 StartRedis = Callable[..., Awaitable[RedisServer]]
 
 
@@ -63,5 +68,51 @@ async def start_redis(_redis_program: None, tmp_path: Path) -> AsyncIterator[Sta
             nonlocal number
             number += 1
             return await servers.enter_async_context(RedisServer(tmp_path / f"redis-{number}", under=under, **config))
+
+        yield start
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def _shared_cluster(
+    _redis_program: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RedisCluster]:
+    async with RedisCluster(tmp_path_factory.mktemp("cluster"), node_timeout=30_000) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def redis_cluster(_shared_cluster: RedisCluster) -> AsyncIterator[RedisCluster]:
+    """An empty cluster of three primaries, that this test shares with those before and after it."""
+    await _shared_cluster.clean()
+    before = [await node.settings() for node in _shared_cluster.nodes], await _shared_cluster.slots()
+    yield _shared_cluster
+    after = [await node.settings() for node in _shared_cluster.nodes], await _shared_cluster.slots()
+    assert before == after, "a test that changes its cluster wants one of its own: start_cluster"
+
+
+@pytest.fixture
+async def start_cluster(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartCluster]:
+    """Starts clusters of the test's own: `cluster = await start_cluster(replicas=1, proxied=True, appendonly=True)`."""
+    async with AsyncExitStack() as clusters:
+        number = 0
+
+        async def start(**options: Any) -> RedisCluster:
+            nonlocal number
+            number += 1
+            return await clusters.enter_async_context(RedisCluster(tmp_path / f"cluster-{number}", **options))
+
+        yield start
+
+
+@pytest.fixture
+async def start_replicated(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartReplicated]:
+    """Starts a primary with one replica of the test's own: `pair = await start_replicated(appendonly=True)`."""
+    async with AsyncExitStack() as pairs:
+        number = 0
+
+        async def start(**config: Setting) -> ReplicatedRedis:
+            nonlocal number
+            number += 1
+            return await pairs.enter_async_context(ReplicatedRedis(tmp_path / f"pair-{number}", **config))
 
         yield start

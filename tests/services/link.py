@@ -50,30 +50,26 @@ class Link:
 
     async def run(self) -> None:
         """Until both sides have ended, or it was cut."""
+        writers = (self._client, self._server)
         ways = [asyncio.create_task(self._carry(way)) for way in Way]
         try:
             await asyncio.gather(*ways)
         except OSError:
             self._cut(reset=True)  # as one side did it to us
         except asyncio.CancelledError:
-            for writer in (self._client, self._server):
+            for writer in writers:
                 writer.transport.abort()
             raise
         finally:
             for way in ways:
                 way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            await self._leave()
-
-    async def _leave(self) -> None:
-        writers = (self._client, self._server)
-        for writer in writers:
-            writer.close()
-        try:
-            await asyncio.gather(*(writer.wait_closed() for writer in writers), return_exceptions=True)
-        finally:
-            for writer in writers:  # who does not read what is left for it is not waited for
-                writer.transport.abort()
+            for writer in writers:  # before anything is waited for: this may be cancelled there
+                writer.close()
+            try:
+                await asyncio.gather(*ways, *(writer.wait_closed() for writer in writers), return_exceptions=True)
+            finally:
+                for writer in writers:  # who does not read what is left for it is not waited for
+                    writer.transport.abort()
 
     # -- faults of the connection --------------------------------------------------------------------------------------
 

@@ -47,10 +47,16 @@ class ServiceProcess:
         self._folder = folder
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
 
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def answering(self) -> bool:
+        """Whether it runs and is not paused."""
+        return self.running and not self._paused
 
     @property
     def pid(self) -> int:
@@ -59,7 +65,7 @@ class ServiceProcess:
 
     def start(self) -> None:
         assert not self.running, "it runs already"
-        command = self._command
+        command, self._paused = self._command, False
         if sys.platform == "linux":
             command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with self._log.open("ab") as log:
@@ -76,12 +82,14 @@ class ServiceProcess:
     def pause(self) -> None:
         """SIGSTOP: it does nothing more, and its connections stay. Returns when it has stopped."""
         self.signal(signal.SIGSTOP)
+        self._paused = True
         while _psutil.Process(self.pid).status() != _psutil.STATUS_STOPPED:
             assert self.running, "it ended instead of stopping"
 
     def resume(self) -> None:
         """SIGCONT: it goes on with all that reached it meanwhile."""
         self.signal(signal.SIGCONT)
+        self._paused = False
 
     def kill(self) -> None:
         """kill -9, paused or not; returns when it has gone. Nothing to do where it does not run."""

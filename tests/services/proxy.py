@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -34,7 +35,7 @@ class FaultProxy:
         self._links: set[Link] = set()
         self._serving: set[asyncio.Task[None]] = set()
         self._faults: list[AnswerFault] = []
-        self._listener: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self._reserved: ReservedPort
 
     # -- where it is ---------------------------------------------------------------------------------------------------
@@ -54,14 +55,15 @@ class FaultProxy:
 
     async def __aenter__(self) -> Self:
         self._reserved = ReservedPort()
-        await self.listen()
+        self.listen()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.refuse()
+        self.refuse()
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
+        await asyncio.sleep(0)  # for what closes a connection in its callbacks
         self._reserved.close()
 
     # -- faults of the way ---------------------------------------------------------------------------------------------
@@ -112,16 +114,20 @@ class FaultProxy:
         for link in [*self._links]:
             link.half_close(way)
 
-    async def refuse(self) -> None:
+    def refuse(self) -> None:
         """New connections are refused, as where no server runs; those that are there stay."""
         if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
 
-    async def listen(self) -> None:
+    def listen(self) -> None:
         """Ends `refuse()`."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(self._accept, self.host, self.port, backlog=1024)
+            # No asyncio.start_server: one that is closed while it accepts leaves that connection to the garbage collector.
+            self._listener = socket.create_server((self.host, self.port), backlog=1024)
+            self._listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     @asynccontextmanager
     async def flapping(self, every: float) -> AsyncIterator[None]:
@@ -132,15 +138,15 @@ class FaultProxy:
         finally:
             flaps.cancel()
             await asyncio.gather(flaps, return_exceptions=True)
-            await self.listen()
+            self.listen()
 
     async def _flap(self, every: float) -> None:
         while True:
-            await self.refuse()
+            self.refuse()
             self.reset()
             self.seen.flaps += 1
             await asyncio.sleep(every)
-            await self.listen()
+            self.listen()
             await asyncio.sleep(every)
 
     # -- faults of answers ---------------------------------------------------------------------------------------------
@@ -173,22 +179,32 @@ class FaultProxy:
     ) -> Link:
         return Link(self, client, server)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            client, _ = listener.accept()
+        except OSError:  # it has gone again
+            return
+        client.setblocking(False)
+        self.seen.connected_at.append(asyncio.get_running_loop().time())
+        task = asyncio.create_task(self._serve(client))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
+        task.add_done_callback(lambda _: client.close())  # where it was cancelled before it began
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.seen.connected_at.append(asyncio.get_running_loop().time())
-        link: Link | None = None
+    async def _serve(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
         try:
-            link = self._link((reader, writer), await asyncio.open_connection(*self.target))
-            self._links.add(link)
-            await link.run()
+            server = await asyncio.open_connection(*self.target)
         except OSError:
             self.seen.unreachable += 1
             end_by_reset(writer)
-        finally:
+            return
+        except asyncio.CancelledError:
             writer.close()
-            if link is not None:
-                self._links.discard(link)
+            raise
+        link = self._link((reader, writer), server)
+        self._links.add(link)
+        try:
+            await link.run()
+        finally:
+            self._links.discard(link)

@@ -30,6 +30,8 @@ ERRORS = {
 """What a real server says, by the error's first word."""
 
 _SUBSCRIBING = frozenset(prefix + verb for prefix in ("", "P", "S") for verb in ("SUBSCRIBE", "UNSUBSCRIBE"))
+_STREAMING = frozenset({"PSYNC", "SYNC", "MONITOR"})
+"""After these a connection carries something other than commands and answers."""
 _NOTICES = frozenset({b"message", b"pmessage", b"smessage"})
 _CONFIRMATIONS = frozenset(name.lower().encode() for name in _SUBSCRIBING)
 
@@ -126,8 +128,12 @@ class RedisLink(Link):
         self._answers = Values()
         self._expected: deque[AnswerFault | None] = deque()
         self._subscribed = False
+        self._streams = False
 
     def from_client(self, data: bytes) -> None:
+        if self._streams:
+            self._server.write(data)
+            return
         for command in self._commands.feed(data):
             first = words(command, 1)
             if not first:
@@ -136,6 +142,10 @@ class RedisLink(Link):
             name = first[0].decode(errors="replace").upper()
             self._proxy.seen.requests += 1
             self._proxy.commands.append(name)
+            if name in _STREAMING:
+                self._streams = True
+                self._server.write(command)
+                continue
             if name in _SUBSCRIBING:
                 self._subscribed = True  # what confirms it comes as a notice does, and as often as there are channels
                 self._server.write(command)
@@ -144,9 +154,14 @@ class RedisLink(Link):
             self._expected.append(fault)
             if not isinstance(fault, Replace) or fault.executed:
                 self._server.write(command)
+        if self._streams:
+            self._server.write(self._commands.rest())
         self._give_what_needs_no_server()
 
     def from_server(self, data: bytes) -> None:
+        if self._streams:
+            self.give(self._answers.rest() + data, None)
+            return
         for answer in self._answers.feed(data):
             if self._is_notice(answer):
                 self.give(answer, self._proxy.fault_for_notice() if _NOTICES.intersection(words(answer, 1)) else None)

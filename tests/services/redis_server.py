@@ -52,7 +52,7 @@ class RedisServer:
 
     @property
     def port(self) -> int:
-        return self._ports[0].number
+        return self._port
 
     @property
     def address(self) -> tuple[str, int]:
@@ -75,6 +75,11 @@ class RedisServer:
         return self._process.running
 
     @property
+    def answering(self) -> bool:
+        """Whether it runs and is not paused."""
+        return self._process.answering
+
+    @property
     def log(self) -> str:
         """What it wrote since it was first started."""
         path = self.folder / "redis.log"
@@ -88,7 +93,8 @@ class RedisServer:
 
     def _directives(self) -> dict[str, Setting]:
         """What the server is told beside `config`; asked for once, before the first start."""
-        return {"bind": self.host, "port": self._reserve_port(), "dir": str(self.folder)}
+        self._port = self._reserve_port()
+        return {"bind": self.host, "port": self._port, "dir": str(self.folder)}
 
     async def __aenter__(self) -> Self:
         program = find_redis()
@@ -167,7 +173,10 @@ class RedisServer:
         return Redis.from_url(self.url, **options)
 
     async def cli(self, *command: str | bytes | int | float) -> Any:
-        """One command over a connection of its own, as redis-cli would: `await server.cli("CLIENT", "PAUSE", 500)`. Texts are str."""
+        """One command over a connection of its own, as redis-cli would: `await server.cli("CLIENT", "PAUSE", 500)`.
+
+        Texts are str; otherwise the answer is what redis-py makes of it (True for SET).
+        """
         async with self.client(decode_responses=True, single_connection_client=True, socket_timeout=10) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
@@ -185,5 +194,4 @@ class RedisServer:
     async def settings(self) -> dict[str, str]:
         """All that can be set while it runs, as it is now."""
         async with self.client(decode_responses=True) as client:
-            told: dict[str, str] = await client.config_get("*")
-            return told
+            return {str(name): str(value) for name, value in (await client.config_get("*")).items()}

@@ -45,6 +45,12 @@ class Values:
             del self._buffer[:end]
         return whole
 
+    def rest(self) -> bytes:
+        """What is left of a value that is not whole; it is forgotten here."""
+        left = bytes(self._buffer)
+        self._buffer.clear()
+        return left
+
 
 def words(value: bytes, count: int) -> list[bytes]:
     """The first `count` elements of an array of texts, or words of a line."""

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 
 import pytest
 
 from tests.services.answer_faults import Then
 from tests.services.conditions import Way
+from tests.services.echo import Echo, connected
 from tests.services.proxy import FaultProxy
-
-
-class Echo:
-    """Answers each chunk with itself in capitals, ends when the client ends, and remembers."""
-
-    def __init__(self) -> None:
-        self.heard = b""
-        self.ended = asyncio.Event()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while chunk := await reader.read(65_536):
-                self.heard += chunk
-                writer.write(chunk.upper())
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            self.ended.set()
-            writer.close()
 
 
 @pytest.fixture
@@ -45,49 +27,6 @@ async def proxy(echo: Echo) -> AsyncIterator[FaultProxy]:
         yield proxy
     listener.close()
     await listener.wait_closed()
-
-
-class Client:
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    def say(self, data: bytes) -> None:
-        self._writer.write(data)
-
-    def end(self) -> None:
-        self._writer.write_eof()
-
-    async def read(self, size: int = 65_536) -> bytes:
-        async with asyncio.timeout(10):
-            return await self._reader.read(size)
-
-    async def exactly(self, size: int) -> bytes:
-        async with asyncio.timeout(10):
-            return await self._reader.readexactly(size)
-
-    async def ask(self, data: bytes) -> bytes:
-        self.say(data)
-        return await self.exactly(len(data))
-
-    async def silent(self, seconds: float = 0.1) -> bool:
-        """Whether nothing comes for so long, no end either."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._reader.read(1)
-        except TimeoutError:
-            return True
-        return False
-
-
-@asynccontextmanager
-async def connected(proxy: FaultProxy) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection(proxy.host, proxy.port)
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.close()
-        writer.transport.abort()  # also with much that nobody reads
-        await asyncio.gather(writer.wait_closed(), return_exceptions=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -220,11 +159,11 @@ async def test_cut_by_chance(proxy: FaultProxy) -> None:
 async def test_refused_and_taken_again_on_the_same_port(proxy: FaultProxy) -> None:
     port = proxy.port
     async with connected(proxy) as client:
-        await proxy.refuse()
+        proxy.refuse()
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(proxy.host, port)
         assert await client.ask(b"stays") == b"STAYS"
-        await proxy.listen()
+        proxy.listen()
     async with connected(proxy) as client:
         assert await client.ask(b"again") == b"AGAIN"
     assert proxy.port == port
@@ -309,3 +248,29 @@ async def test_who_does_not_read_holds_up_only_itself(proxy: FaultProxy) -> None
         stalled.say(b"x" * 50_000_000)
         assert await client.ask(b"hello") == b"HELLO"
     assert proxy.seen.connects == 2
+
+
+async def test_who_comes_while_the_proxy_goes_leaves_nothing_open(proxy: FaultProxy) -> None:
+    """Without care these connections were nobody's: a ResourceWarning in some later test."""
+    for steps in range(8):
+        async with FaultProxy(proxy.target) as going:
+            coming = [asyncio.create_task(asyncio.open_connection(going.host, going.port)) for _ in range(20)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+        for outcome in await asyncio.gather(*coming, return_exceptions=True):
+            if not isinstance(outcome, BaseException):
+                outcome[1].close()
+    gc.collect()
+
+
+async def test_who_goes_while_the_proxy_goes_leaves_nothing_open(proxy: FaultProxy) -> None:
+    for steps in range(40):
+        opened = AsyncExitStack()
+        going = await opened.enter_async_context(FaultProxy(proxy.target))
+        async with connected(going) as client:
+            await client.ask(b"x")
+            client.end()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await opened.aclose()
+    gc.collect()

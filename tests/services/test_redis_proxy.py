@@ -207,7 +207,7 @@ async def test_a_subscriber_is_reset(proxy: RedisProxy) -> None:
         await subscriber.subscribe("one")
         assert (await subscriber.get_message(timeout=1) or {})["type"] == "subscribe"
         proxy.reset()
-        await proxy.refuse()
+        proxy.refuse()
         with pytest.raises(Unreachable):
             await subscriber.get_message(timeout=1)
 

@@ -1,14 +1,20 @@
 -- Drafts and titles of these chats whose time has come get their entries (ARGV[4]: due ones, then chats that entries let go of).
 
 local a = open(ARGV[4])
-for _, chat in ipairs(a[1]) do call('ZREM', DUE, due_member(chat)) end
-for _, chat in ipairs(a[2]) do call('SREM', RELEASED, due_member(chat)) end
+local marks = {}
+for _, chat in ipairs(a[1]) do
+  marks[chat] = call('ZSCORE', DUE, USER .. ':' .. chat)
+  call('ZREM', DUE, USER .. ':' .. chat)
+end
+for _, chat in ipairs(a[2]) do call('SREM', RELEASED, USER .. ':' .. chat) end
 local raw = call('HGET', PERSON, 'p')
 if not raw then return 0 end
 local P = open(raw)
 for _, chat in ipairs(a[1]) do
-  local C = read_chat(chat)
-  if C and not C[@doomed] then
+  local C = later.read_chat(chat)
+  if C and not C[@doomed] and C[@due_at] > now and marks[chat] ~= '0' then
+    call('ZADD', DUE, C[@due_at], USER .. ':' .. chat) -- edited again since the mark was made, which nobody hurries (0)
+  elseif C and not C[@doomed] then
     C[@due_first] = 0
     if C[@version] > math.max(C[@draft_enqueued], C[@stored_version]) then
       append_entry(USER, chat, 'draft', nil, now * 1000)
@@ -19,18 +25,18 @@ for _, chat in ipairs(a[1]) do
       C[@title_enqueued] = C[@title_version]
     end
     settle_place(chat, C)
-    write_chat(chat, C)
+    later.write_chat(chat, C)
   end
 end
 for _, chat in ipairs(a[2]) do
-  local C = read_chat(chat)
+  local C = later.read_chat(chat)
   if C then
     settle_place(chat, C)
-    write_chat(chat, C)
-    local ends = ends_at(P, chat, C)
-    if ends then look_at(P, chat, ends) end -- the entry kept it alive, which may be what it lived by
+    later.write_chat(chat, C)
+    local ends = later.ends_at(P, chat, C)
+    if ends then later.look_at(P, chat, ends) end -- the entry kept it alive, which may be what it lived by
   end
 end
-if crowded then evict(P) end
+if crowded then later.evict(P) end
 write_person(P)
 return 1

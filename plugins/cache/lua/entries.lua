@@ -3,14 +3,12 @@
 -- in INDEX under its chat (`user:chat \31 plugin \31 id`).
 
 local function plugins()
-  -- Who listens, and whether that is written down. Where it was lost with everything else, it is whoever listens in the
-  -- process that asks: what is accepted before that joins again has to be delivered too.
   local raw = call('HGET', SHARD, 'plugins')
-  if raw then return open(raw), true end
-  return SET[@listeners], false
+  if raw then return open(raw) end
+  -- Nobody has joined yet, or everything was lost: what is appended from now on is for those that this process works for.
+  if #SET[@plugins] > 0 then call('HSET', SHARD, 'plugins', pack(SET[@plugins])) end
+  return SET[@plugins]
 end
-
-local function write_plugins(names) call('HSET', SHARD, 'plugins', pack(names)) end
 
 local function is_text(kind) return kind == 'draft' or kind == 'title' end
 
@@ -21,9 +19,7 @@ local function append_entry(user, chat, kind, message, at)
   -- Behind a parked entry of its chat it is parked too; a draft or title that nobody was handed yet need not wait twice.
   local name = user .. ':' .. (chat or '')
   local id, wanted = nil, 0
-  local names, written = plugins()
-  if not written and #names > 0 then write_plugins(names) end
-  for _, plugin in ipairs(names) do
+  for _, plugin in ipairs(plugins()) do
     local open_at = open_field(plugin, name, kind)
     if not is_text(kind) or call('HEXISTS', SHARD, open_at) == 0 then
       if not id then

@@ -1,7 +1,7 @@
 -- The position of a plugin that has gone is dropped, parked entries too.
 
 local left = {}
-for _, name in ipairs((plugins())) do
+for _, name in ipairs(plugins()) do
   if name ~= PLUGIN then left[#left + 1] = name end
 end
 for _, key in ipairs({ WAITING, PARKED }) do
@@ -10,5 +10,5 @@ for _, key in ipairs({ WAITING, PARKED }) do
     if name then released(name) end
   end
 end
-write_plugins(left)
+call('HSET', SHARD, 'plugins', pack(left))
 return 1

@@ -9,7 +9,7 @@ local drafts, found = 0, {}
 for _, chat in ipairs(call('ZRANGE', ENDS, 0, -1)) do
   local packed = string.sub(chat, 1, 2) ~= 'x:' and call('HGET', PERSON, 'c:' .. chat)
   local C = packed and open(packed)
-  if C and not C[@doomed] and not over(P, chat, C) then
+  if C and not C[@doomed] and not later.over(P, chat, C) then
     if C[@messages_version] == 0 then drafts = drafts + 1 end
     if not before[1] or C[@updated_at] < before[1] or (C[@updated_at] == before[1] and chat < before[2]) then
       found[#found + 1] = { C[@updated_at], chat, packed }
@@ -28,6 +28,6 @@ for place = 1, math.min(most, #found) do
 end
 if now - P[@p_polled] > math.min(SET[@draft_ttl] / 8, 30000) then
   P[@p_polled] = now
-  keep_reading('HSET', PERSON, 'p', pack(P))
+  later.keep_reading('HSET', PERSON, 'p', pack(P))
 end
 return { drafts, #found > most and 1 or 0, chats }

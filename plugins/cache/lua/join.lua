@@ -1,6 +1,6 @@
 -- ARGV[3]: the names that listen. A new one starts at the end.
 
-local known, written = plugins()
+local known = plugins()
 local there, grown = {}, false
 for _, name in ipairs(known) do there[name] = true end
 for _, name in ipairs(open(ARGV[3])) do
@@ -9,5 +9,5 @@ for _, name in ipairs(open(ARGV[3])) do
     there[name], grown = true, true
   end
 end
-if grown or not written then write_plugins(known) end
+if grown then call('HSET', SHARD, 'plugins', pack(known)) end
 return 1

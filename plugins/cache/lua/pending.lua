@@ -5,14 +5,18 @@ local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 1000)
 local free = call('SRANDMEMBER', RELEASED, 1000)
 if #due > 0 or #free > 0 then return { 0, due, free, {} } end
 local entries = {}
-for place, member in ipairs(members(WAITING, PLUGIN, tonumber(ARGV[5]))) do
+for _, member in ipairs(members(WAITING, PLUGIN, tonumber(ARGV[5]))) do
   local entry = entry_of(member)
-  entries[place] = entry
-  local E = open(entry[2])
-  if is_text(E[@e_kind]) then
-    -- It may be on its way with an older state from now on: a later edit gets an entry of its own.
-    local open_at = open_field(PLUGIN, E[@e_user] .. ':' .. (E[@e_chat] or ''), E[@e_kind])
-    if call('HGET', SHARD, open_at) == entry[1] then call('HDEL', SHARD, open_at) end
+  if entry[2] then
+    entries[#entries + 1] = entry
+    local E = open(entry[2])
+    if is_text(E[@e_kind]) then
+      -- It may be on its way with an older state from now on: a later edit gets an entry of its own.
+      local open_at = open_field(PLUGIN, E[@e_user] .. ':' .. (E[@e_chat] or ''), E[@e_kind])
+      if call('HGET', SHARD, open_at) == entry[1] then call('HDEL', SHARD, open_at) end
+    end
+  else
+    call('ZREM', WAITING, member) -- a part of the shard was lost, and this entry with it
   end
 end
 return { 0, {}, {}, entries }

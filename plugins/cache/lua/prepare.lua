@@ -3,8 +3,8 @@
 local P = read_person(call('HGET', PERSON, 'p'))
 local ids, token = open(ARGV[4]), ARGV[5]
 for _, chat in ipairs(ids) do
-  local C = read_chat(chat)
-  if C and over(P, chat, C) then let_go(P, chat, C) end -- before the token, which its end would spoil
+  local C = later.read_chat(chat)
+  if C and later.over(P, chat, C) then later.let_go(P, chat, C) end -- before the token, which its end would spoil
 end
 -- Too many tokens are out: all of them are spoilt, whose fills are then simply not installed.
 if call('HLEN', TOKENS) > @TOKENS then call('DEL', TOKENS) end

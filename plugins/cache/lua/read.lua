@@ -9,11 +9,11 @@ local found, changed = {}, false
 for place, chat in ipairs(ids) do
   local fields = call('HMGET', PERSON, 'c:' .. chat, 'x:' .. chat, 'd:' .. chat, 't:' .. chat, 'm:' .. chat)
   if not fields[1] then
-    local at = tombstone_of(fields[2])
+    local at = later.tombstone_of(fields[2])
     if at then found[#found + 1] = { place, string.format('%.0f', at) } end
   else
     local C = open(fields[1])
-    if not over(P, chat, C) then
+    if not later.over(P, chat, C) then
       local names = {}
       if fields[5] then
         for _, message in ipairs(open(fields[5])) do names[#names + 1] = 'b:' .. chat .. ':' .. message[@m_id] end
@@ -24,16 +24,16 @@ for place, chat in ipairs(ids) do
         if used then
           P[@p_uses] = P[@p_uses] + 1
           C[@used] = P[@p_uses]
-          if C[@evictable] then keep_reading('ZADD', LRU, C[@used], chat) end
+          if C[@evictable] then later.keep_reading('ZADD', LRU, C[@used], chat) end
           changed = true
         end
-        keep_reading('HSET', PERSON, 'c:' .. chat, pack(C))
+        later.keep_reading('HSET', PERSON, 'c:' .. chat, pack(C))
       end
     end
   end
 end
 if changed then
-  evict(P)
-  keep_reading('HSET', PERSON, 'p', pack(P))
+  later.evict(P)
+  later.keep_reading('HSET', PERSON, 'p', pack(P))
 end
 return found

@@ -1,5 +1,10 @@
 -- The index of a chat's messages, as the rule changes it.
 
+local function messages_of(V)
+  if not V.messages then V.messages = V.chat and V.chat[@message_count] > 0 and later.read_messages(CH[@ch_chat]) or {} end
+  return V.messages
+end
+
 local function place_of(messages, id)
   for place, message in ipairs(messages) do
     if message[@m_id] == id then return place end

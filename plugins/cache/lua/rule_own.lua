@@ -1,21 +1,26 @@
 -- The end of a chat, and the sidecar's own changes. The twin of rule/storing.py.
 
+local function no_versions(messages_version)
+  -- The sidecar's own changes tell of no versions but that of the messages.
+  return { 0, false, 0, false, messages_version }
+end
+
 local function doom_chat(V)
   if V.tombstone then return { code = 'A', deleted = V.tombstone, again = true } end
-  local D = { code = 'A', at = CH.at, doomed = true, record = V.chat }
+  local D = { code = 'A', at = CH[@ch_at], doomed = true, record = V.chat, versions = no_versions(0) }
   if V.chat and not V.chat[@doomed] then
-    D.put = copy(V.chat)
+    D.put = { unpack(V.chat) }
     D.put[@doomed] = true
   end
-  if CH.operation then
-    D.remember = { CH.digest, CH.at, true, false, 'delete', 0, false, 0, false, 0, false, false, false, false, false, now }
+  if CH[@ch_operation] then
+    D.remember = { CH[@ch_digest], CH[@ch_at], true, false, 'delete', 0, false, 0, false, 0, false, false, false, false, false, now }
   end
   return D
 end
 
 local function delete_chat(V)
   if V.tombstone then return { code = 'A', deleted = V.tombstone, again = true } end
-  return { code = 'A', at = CH.at, deleted = CH.at, bury = true, items = { { 'deleted', 0, false } }, entries = { { 'deleted', false } } }
+  return { code = 'A', at = CH[@ch_at], deleted = CH[@ch_at], bury = true, items = { { 'deleted', 0, false } }, entries = { { 'deleted', false } } }
 end
 
 local function with_status(C, messages, id, status)
@@ -23,7 +28,7 @@ local function with_status(C, messages, id, status)
   local place = place_of(messages, id)
   if not place or messages[place][@m_status] == status then return nil end
   local function lacks(each) return (each == 'sent' or each == 'error') and 1 or 0 end
-  local A = copy(C)
+  local A = { unpack(C) }
   A[@undelivered] = A[@undelivered] + lacks(status) - lacks(messages[place][@m_status])
   A[@messages_version] = A[@messages_version] + 1
   messages[place][@m_status] = status
@@ -33,12 +38,12 @@ end
 local function set_status(V)
   local C = V.chat
   if not C then return { code = 'C', reason = 'missing' } end
-  local messages = V.messages()
-  local A, message = with_status(C, messages, W.id, W.status)
-  if not A then return { code = 'A', messages_version = C[@messages_version], again = true, record = C } end
+  local messages = messages_of(V)
+  local A, message = with_status(C, messages, W[@w_id], W[@w_status])
+  if not A then return { code = 'A', versions = no_versions(C[@messages_version]), again = true, record = C } end
   return {
-    code = 'A', messages_version = A[@messages_version], record = A, put = A, messages = messages, touched = message,
-    items = { { 'message_update', A[@messages_version], W.id } },
+    code = 'A', versions = no_versions(A[@messages_version]), record = A, put = A, messages = messages, touched = message,
+    items = { { 'message_update', A[@messages_version], W[@w_id] } },
   }
 end
 
@@ -46,34 +51,34 @@ local function mark_stored(V)
   local C = V.chat
   if not C then return { code = 'C', reason = 'missing' } end
   local A, items, messages, gone, message = C, {}, nil, nil, nil
-  if W.id then
-    local kept = V.messages()
-    local changed, touched = with_status(C, kept, W.id, 'delivered')
+  if W[@w_id] then
+    local kept = messages_of(V)
+    local changed, touched = with_status(C, kept, W[@w_id], 'delivered')
     if changed then
       A, messages, message = changed, kept, touched
       if #messages > SET[@messages_kept] then gone = with_messages(A, messages) end
-      items[1] = { 'message_update', A[@messages_version], W.id }
+      items[1] = { 'message_update', A[@messages_version], W[@w_id] }
     end
   end
-  local version = math.max(C[@stored_version], math.min(W.version, C[@version]))
-  local title_version = math.max(C[@stored_title_version], math.min(W.title_version, C[@title_version]))
+  local version = math.max(C[@stored_version], math.min(W[@w_stored_version], C[@version]))
+  local title_version = math.max(C[@stored_title_version], math.min(W[@w_stored_title_version], C[@title_version]))
   if version > C[@stored_version] or title_version > C[@stored_title_version] then
     items[#items + 1] = { 'stored', version, false }
   end
   if #items > 0 or not C[@in_store] then
-    if A == C then A = copy(C) end
+    if A == C then A = { unpack(C) } end
     A[@stored_version], A[@stored_title_version], A[@in_store] = version, title_version, true
   end
   return {
-    code = 'A', messages_version = A[@messages_version], record = A, put = A ~= C and A or nil, items = items,
+    code = 'A', versions = no_versions(A[@messages_version]), record = A, put = A ~= C and A or nil, items = items,
     messages = messages, gone = gone, touched = message,
   }
 end
 
 own.doom, own.delete, own.stored, own.status = doom_chat, delete_chat, mark_stored, set_status
 
-function own.epoch(V) return { code = 'A', new_epoch = W.seen == V.epoch } end
+function own.epoch(V) return { code = 'A', new_epoch = W[@w_epoch] == V.epoch } end
 
 function own.notify()
-  return { code = 'A', items = { { 'notice', 0, W.name } }, entries = W.name == 'erased' and { { 'erased', false } } or {} }
+  return { code = 'A', items = { { 'notice', 0, W[@w_name] } }, entries = W[@w_name] == 'erased' and { { 'erased', false } } or {} }
 end

@@ -6,39 +6,39 @@ local function restore(V)
   local A, lost, draft, title = B, false, nil, nil
   local replaced = { version = 0, op = false, title_version = 0, title_op = false }
   local gave_way = false
-  if W.draft then
-    if W.draft.version > B[@version] then
+  if W[@w_draft] then
+    if W[@w_draft][@d_version] > B[@version] then
       if B[@draft_length] >= 0 then
         replaced.draft, replaced.version, replaced.op, gave_way = true, B[@version], B[@draft_op], true
       end
-      A = copy(A)
-      draft = W.draft.has_content and ARGV[5] or false
+      A = { unpack(A) }
+      draft = W[@w_draft][@d_has_content] and ARGV[5] or false
       A[@draft_length] = draft and #draft or -1
-      A[@version], A[@draft_op], A[@draft_state] = W.draft.version, W.draft.op, W.draft.state
-      A[@draft_at], A[@draft_device] = CH.at, CH.device
-    elseif W.draft.version < B[@version] or W.draft.op ~= B[@draft_op] then
+      A[@version], A[@draft_op], A[@draft_state] = W[@w_draft][@d_version], W[@w_draft][@d_op], W[@w_draft][@d_state]
+      A[@draft_at], A[@draft_device] = CH[@ch_at], CH[@ch_device]
+    elseif W[@w_draft][@d_version] < B[@version] or W[@w_draft][@d_op] ~= B[@draft_op] then
       lost = reason_of(B)
     end
   end
-  if W.title and W.title.version > B[@title_version] then
+  if W[@w_title] and W[@w_title][@t_version] > B[@title_version] then
     if B[@title_length] >= 0 then
       replaced.title, replaced.title_version, replaced.title_op, gave_way = true, B[@title_version], B[@title_op], true
     end
-    A = copy(A)
-    title = W.title.has_content and ARGV[6] or false
+    A = { unpack(A) }
+    title = W[@w_title][@t_has_content] and ARGV[6] or false
     A[@title_length] = title and #title or -1
-    A[@title_version], A[@title_op] = W.title.version, W.title.op
-    A[@title_at], A[@title_device] = CH.at, CH.device
+    A[@title_version], A[@title_op] = W[@w_title][@t_version], W[@w_title][@t_op]
+    A[@title_at], A[@title_device] = CH[@ch_at], CH[@ch_device]
   end
-  if W.messages_version > B[@messages_version] then
-    A = copy(A)
-    A[@messages_version] = W.messages_version
+  if W[@w_messages_version] > B[@messages_version] then
+    A = { unpack(A) }
+    A[@messages_version] = W[@w_messages_version]
   end
   if A == B then
     if not before then return conflict('missing') end -- the device holds nothing either: no chat to make of that
     if lost then return conflict(lost, B) end
   else
-    A[@updated_at] = math.max(B[@updated_at], CH.at)
+    A[@updated_at] = math.max(B[@updated_at], CH[@ch_at])
     local D = over_quota(V, before, A)
     if D then return D end
   end

@@ -8,7 +8,7 @@ if not raw then
 end
 local P = open(raw)
 local most = 200
-local more = expire_some(P, most) == most
+local more = later.expire_some(P, most) == most
 for _ = 1, most do
   local oldest = call('LINDEX', OUTCOMES, 0)
   if not oldest then break end
@@ -20,7 +20,7 @@ for _ = 1, most do
     call('HDEL', PERSON, 'o:' .. operation, 'rd:' .. operation, 'rt:' .. operation)
   end
 end
-if P[@p_epoch] then trim_log_by_age(P) end
+if P[@p_epoch] then later.trim_log_by_age(P) end
 if now - P[@p_seen] > SET[@events_ttl] and P[@p_epoch] then
   P[@p_epoch] = false
   call('DEL', LOG)
