@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -33,6 +34,9 @@ LIMITS = {"frames_per_second": 100_000, "burst": 1_000_000, "connections_per_use
 """What the sidecar has to allow them."""
 _STILL = 0.25
 """Seconds without a frame after which nothing is on its way."""
+
+_LOOKED_AT = 5.0
+"""Where a notice was lost the log's end tells of it, every two seconds."""
 
 
 class SocketLink:
@@ -267,6 +271,8 @@ class Crowd:
         for name, reference in self.people.items():
             user = hash_user(name)
             clients = [client for client in self.clients if client.user == user]
+            with suppress(Broken):
+                await self._until(partial(_agree, clients), _LOOKED_AT)
             for other in clients[1:]:
                 if other.shown != clients[0].shown:
                     raise Broken(f"devices disagree:\n{_difference(clients[0], other)}")
@@ -308,6 +314,10 @@ class Crowd:
     def texts(self) -> Iterable[str | None]:
         """Drafts as the devices show them."""
         return [chat.draft.text for client in self.clients for chat in client.chats.values()]
+
+
+def _agree(clients: Sequence[Client]) -> bool:
+    return all(other.shown == clients[0].shown for other in clients)
 
 
 def _promises(server: Server) -> Promises:

@@ -11,7 +11,7 @@ from sidecar.ids import hash_user
 from tests.device import Device, doc
 from tests.faults.careful import SEED, Crowd
 from tests.faults.world import sidecar, sound
-from tests.integration.world import begin, chats_of, named, restore_of, store_away, until
+from tests.integration.world import begin, chats_of, named, of_chat, restore_of, store_away, until
 from tests.services.fixtures import StartRedis
 from tests.services.redis_server import RedisServer
 
@@ -94,7 +94,7 @@ async def test_f7_what_is_sent_right_after_it_is_stored(start_redis: StartRedis,
             assert again["payload"]["message"]["status"] == "sent"
         for device in (one, two):
             for chat in ("c1", "c2"):
-                await device.event("message_update", lambda event, chat=chat: event["chatId"] == device.full(chat))  # noqa: B023
+                await device.event("message_update", of_chat(device.full(chat)))
         await sound(redis)
 
 
