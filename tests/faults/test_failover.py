@@ -72,7 +72,7 @@ async def test_f10_the_log_of_another_past_is_no_continuation(
         async def edited(device: Device, text: str, base: int) -> bool:
             edit = {"chatId": "c1", "content": doc(text), "basedOnVersion": base}
             answer = await device.ask("draft_update", edit, f"operation-{text}")
-            return answer["type"] == "draft_updated"
+            return bool(answer["type"] == "draft_updated")
 
         # The log is one entry long again: two entries of b's make it as long as it was.
         await until(lambda: edited(b, "new-2", 1), 10)
@@ -105,8 +105,49 @@ async def test_f10_a_former_primary_that_goes_on_takes_no_writes(
         await pair.replica.cli("REPLICAOF", "NO", "ONE")
 
         async def accepted() -> bool:
-            return (await a.ask("draft_update", edit, "operation-2"))["type"] == "draft_updated"
+            return bool((await a.ask("draft_update", edit, "operation-2"))["type"] == "draft_updated")
 
         await until(accepted, 10)
         assert hash_user("alice") == a.user
         await sound(pair.replica)
+
+
+async def test_f10_a_change_on_top_of_another_past_is_told_as_one(
+    start_replicated: StartReplicated, tmp_path: Path
+) -> None:
+    """F10: as long as it was, and then this process itself makes the next entry: it follows on what this process never told."""
+    pair = await start_replicated()
+    async with (
+        sidecar(tmp_path, pair.url) as one,
+        sidecar(tmp_path, pair.url, name="other") as other,
+        Device(one.url) as a,
+        Device(other.url) as b,
+    ):
+        for device in (a, b):
+            await device.sync()
+        await begin(a, "c1", doc("1"))
+        await b.event("chat_added")
+        await pair.caught_up()
+        pair.pause_replication()
+        for version in (1, 2):
+            edit = {"chatId": "c1", "content": doc(f"lost {version + 1}"), "basedOnVersion": version}
+            assert (await a.ask("draft_update", edit))["payload"]["version"] == version + 1
+        await b.event("draft_updated", lambda event: event["version"] == 3)
+        pair.primary.kill()
+        await pair.promote()
+
+        async def edited(device: Device, text: str, base: int) -> bool:
+            edit = {"chatId": "c1", "content": doc(text), "basedOnVersion": base}
+            answer = await device.ask("draft_update", edit, f"operation-{text}")
+            return bool(answer["type"] == "draft_updated")
+
+        async def titled() -> bool:
+            asked = {"chatId": "c1", "title": "T", "basedOnVersion": 0}
+            return bool((await a.ask("title_update", asked, "operation-T"))["type"] == "title_updated")
+
+        await until(lambda: edited(b, "new-2", 1), 10)
+        await until(lambda: edited(b, "new-3", 2), 10)
+        await until(titled, 10)
+        assert (await a.event("resync_required"))["reason"] == "epoch_changed"
+        chat = chats_of(await a.sync())[a.full("c1")]
+        assert (chat["version"], chat["draft"], chat["title"]) == (3, doc("new-3"), "T")

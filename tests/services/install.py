@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services.programs import Missing, find_redis, find_strace
+from tests.services.programs import Missing, find_faketime, find_redis, find_strace
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _FORBID_ALL = "#!/bin/sh\n# Written by `make services` of directus-sync-sidecar, which removes it again.\nexit 101\n"
@@ -72,7 +72,7 @@ def install(packages: Sequence[str]) -> None:
 def missing() -> dict[str, str]:
     """What is not there: Debian's package, and what to do about it."""
     why = {}
-    for package, find in {"redis-server": find_redis, "strace": find_strace}.items():
+    for package, find in {"redis-server": find_redis, "strace": find_strace, "faketime": find_faketime}.items():
         try:
             find()
         except Missing as error:

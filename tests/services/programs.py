@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class Missing(Exception):
@@ -37,6 +38,14 @@ def find_strace() -> str:
     if path is None:
         raise Missing("No strace on PATH. Install it (root on Debian: make services).")
     return path
+
+
+def find_faketime() -> str:
+    """The library of `faketime`, with which a server's clock is wrong; preload it."""
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        raise Missing("No libfaketime. Install it (root on Debian: make services).")
+    return str(found[0])
 
 
 def find_redis() -> Program:
