@@ -164,8 +164,10 @@ class Connection:
     def resume(self) -> None:
         """The sync is over: what came after its position follows now."""
         buffer, self._buffer, self._buffered = self._buffer, None, 0
+        epoch = self.position.epoch
         for cursor, frame in buffer or ():
-            self.pass_by(cursor, frame)
+            if cursor.epoch == epoch:  # what happened in another one the sync has told, or a further one will
+                self.pass_by(cursor, frame)
         self._release()
 
     @property

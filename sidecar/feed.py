@@ -131,7 +131,7 @@ class Feed:
             self.head = (await self._parts.cache.chats.events(self._user, None, 0)).head
         except SidecarError:
             return  # the next look fails in the same way, and comes here again
-        self._tell("gap")
+        self._tell("gap", self._registry.of(self._user))
 
     async def _step(self) -> bool:
         """Passes on the next stretch of the log; False at its end, as far as that is known."""
@@ -146,8 +146,7 @@ class Feed:
             events = await chats.events(self._user, self.head, _AT_ONCE)
             if events.lost is not None:
                 self.head = events.head
-                self._tell(events.lost)
-                return False
+                return self._begin_anew(events.lost)
         if not events.items:
             return False
         epoch = events.head.epoch
@@ -181,14 +180,28 @@ class Feed:
         if sent:
             self._parts.metrics.events.labels().inc(sent)
 
-    def _tell(self, reason: str) -> None:
-        """The log cannot be followed from here: everybody compares what they hold."""
+    def _begin_anew(self, reason: str) -> bool:
+        """The log is another one, from here on. True: some of it is still to be told, to those who are being synced to it.
+
+        They took their position in it before this feed knew of it, and what they read may be as old as that.
+        """
+        connections = self._registry.of(self._user)
+        synced = [each for each in connections if each.paused and each.position.epoch == self.head.epoch]
+        self._tell(reason, [each for each in connections if each not in synced])
+        for connection in synced:
+            connection.release_all()
+        earliest = min((each.position for each in synced), key=lambda position: position.offset, default=self.head)
+        if earliest.offset >= self.head.offset:
+            return False
+        self.head = earliest  # the others pass over what lies before their own position
+        return True
+
+    def _tell(self, reason: str, connections: Sequence[Connection]) -> None:
+        """The log cannot be followed from here: these compare what they hold."""
         self._parts.metrics.resyncs.labels(reason).inc()
         frame = encode("resync_required", {"reason": reason})
-        for connection in self._registry.of(self._user):
+        for connection in connections:
             connection.release_all()
-            if connection.paused and connection.position.epoch == self.head.epoch:
-                continue  # it is being synced to this very epoch
             connection.send(frame)
             connection.position = self.head
 

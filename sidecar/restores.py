@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from sidecar.answers import Answer
 from sidecar.changes import (
@@ -65,19 +64,20 @@ async def restore_chat(parts: Parts, caller: Caller, frame: ClientFrame, payload
 async def _restored(
     parts: Parts, chat: ChatInCache, outcome: Accepted, raw: bytes | None, payload: ChatRestore
 ) -> Answer:
-    if outcome.draft_lost is not None and not await _same_draft(parts, chat, raw):
-        return await _lost(parts, chat, outcome)
-    response: dict[str, Any] = {
-        "chatId": chat.id,
-        "chat": await chat_response(parts, chat),
-        "durability": durability(chat),
-    }
     replaced = await replaced_texts(
         parts, chat, outcome.replaced, draft=raw, title=payload.title.title if payload.title is not None else None
     )
+    if outcome.draft_lost is not None and not await _same_draft(parts, chat, raw):
+        # The draft lost while the rest was taken: the answer is about the draft, and gives back what gave way to the rest,
+        # which reaches everybody by sync and event.
+        answer = _conflict(parts, chat.id, outcome.draft_lost, chat, await _winner(parts, chat))
+        answer = replace(answer, cursor=outcome.cursor)
+    else:
+        response = {"chatId": chat.id, "chat": await chat_response(parts, chat), "durability": durability(chat)}
+        answer = Answer("chat_restored", response, outcome.cursor)
     if replaced is not None:
-        response["replaced"] = replaced
-    return Answer("chat_restored", response, outcome.cursor)
+        answer.payload["replaced"] = replaced
+    return answer
 
 
 async def _sealed(
@@ -125,13 +125,6 @@ async def _refused(
         response = {"chatId": chat_id, "chat": await chat_response(parts, chat), "durability": durability(chat)}
         return Answer("chat_restored", response)
     return _conflict(parts, chat_id, outcome.reason, chat, await _winner(parts, chat))
-
-
-async def _lost(parts: Parts, chat: ChatInCache, outcome: Accepted) -> Answer:
-    """The draft lost while the rest was taken: the answer is about the draft, the rest reaches everybody by sync and event."""
-    reason = outcome.draft_lost or "stale"
-    answer = _conflict(parts, chat.id, reason, chat, await _winner(parts, chat))
-    return replace(answer, cursor=outcome.cursor)
 
 
 async def _winner(parts: Parts, chat: ChatInCache) -> bytes | None:

@@ -9,29 +9,25 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import hiredis
-import structlog
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
-    AuthenticationError,
     BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
     MovedError,
-    NoPermissionError,
     NoScriptError,
-    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
     TryAgainError,
 )
 
+from plugins.cache.redis_deadlines import Deadlines
 from plugins.cache.redis_layout import Script
+from plugins.cache.redis_refusals import reason_of, refusal
 from sidecar import Batcher, Unavailable
 
 _MOST = 256
@@ -42,8 +38,6 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 
 Redirect = MovedError | AskError | TryAgainError
-
-log = structlog.get_logger("plugins.cache.redis")
 
 
 @dataclass(slots=True)
@@ -86,11 +80,15 @@ class Lane:
     """
 
     def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], timeout: float) -> None:
-        """`connect` makes an open connection; `timeout` in seconds bounds one attempt to connect and one pipeline."""
+        """`connect` makes an open connection; `timeout` in seconds bounds one attempt to connect and one pipeline. A call ends at
+        its own deadline, wherever it is by then."""
         self._connect = connect
         self._timeout = timeout
         self._connection: AbstractConnection | None = None
         self._batcher: Batcher[Call, Any] = Batcher(self._send, most=_MOST)
+        self._deadlines = Deadlines()
+        self._failures = 0
+        """Pipelines in a row that broke."""
         self._pauses = 0
         self._not_before = 0.0
         self._closed = False
@@ -104,7 +102,9 @@ class Lane:
             raise Unavailable("cache", "it is closed")
         if self._batcher.unanswered >= _WAITING:
             raise Unavailable("cache", "too many calls are waiting for Redis", retry_after=0.5)
-        return self._batcher.ask(call)
+        answer = self._batcher.ask(call)
+        self._deadlines.add(call.deadline, answer)
+        return answer
 
     @property
     def waiting(self) -> int:
@@ -114,6 +114,7 @@ class Lane:
     async def close(self) -> None:
         """Nothing is sent any more; who still waits is told so."""
         self._closed = True
+        self._deadlines.close()
         await self._drop()
 
     async def _drop(self) -> None:
@@ -135,16 +136,20 @@ class Lane:
             async with asyncio.timeout(self._timeout):
                 connection = await self._connect()
         except (RedisError, OSError, TimeoutError) as error:
-            self._pauses += 1
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._pauses, 10)) * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
-            self._not_before = loop.time() + pause
-            raise Unavailable("cache", reason_of(error), retry_after=pause) from None
-        self._pauses = 0
+            raise Unavailable("cache", reason_of(error), retry_after=self._rest()) from None
         self._connection = connection
         if self._closed:  # meanwhile
             await self._drop()
             raise Unavailable("cache", "it is closed")
         return connection
+
+    def _rest(self) -> float:
+        """Leaves the server alone for a while: the more often in a row, the longer. How long, in seconds."""
+        self._pauses += 1
+        longest: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._pauses, 10))
+        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter
+        self._not_before = asyncio.get_running_loop().time() + pause
+        return pause
 
     async def _send(self, calls: Sequence[Call]) -> Sequence[Any | Exception]:
         self.busy = True
@@ -173,6 +178,7 @@ class Lane:
                 connection = await self._open()
                 left = await self._exchange(connection, calls, left, answers)
                 self.health.trouble = ""
+                self._failures = self._pauses = 0  # not before: who lets us in and answers nothing would be stormed
             except Unavailable as error:
                 self.health.trouble = error.reason
                 _fail(answers, left, error)
@@ -184,7 +190,9 @@ class Lane:
                 self.health.trouble = reason_of(error)
                 await self._drop()
                 if attempt or fresh or isinstance(error, TimeoutError | BusyLoadingError):
-                    _fail(answers, left, Unavailable("cache", self.health.trouble, retry_after=0.2))
+                    self._failures += 1
+                    pause = self._rest() if self._failures > 1 else 0.2
+                    _fail(answers, left, Unavailable("cache", self.health.trouble, retry_after=pause))
                     break
             except BaseException:
                 await self._drop()  # the answers of this pipeline are still to come, and belong to nobody
@@ -266,50 +274,3 @@ def _fail(answers: list[Any], places: Sequence[int], error: Unavailable) -> None
     for place in places:
         if answers[place] is None:
             answers[place] = Unavailable(error.part, error.reason, error.retry_after)
-
-
-def reason_of(error: BaseException) -> str:
-    """What happened, in words for an operator; never what was sent."""
-    if isinstance(error, BusyLoadingError):
-        return "Redis is loading its data"
-    if isinstance(error, TimeoutError):
-        return "Redis did not answer in time"
-    if isinstance(error, AuthenticationError):
-        return "Redis refuses this user or password; see cache.options.url"
-    text = str(error).splitlines()[0][:200] if str(error) else ""
-    return text or type(error).__name__
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    begins: str | type[ResponseError]
-    """The first word of the answer, or what redis-py makes of it, which then leaves the word out."""
-    says: str
-    pause: float = field(default=0.5)
-
-    def is_of(self, error: ResponseError) -> bool:
-        return str(error).startswith(self.begins) if isinstance(self.begins, str) else isinstance(error, self.begins)
-
-
-_REFUSALS = (
-    _Refusal(OutOfMemoryError, "Redis has reached maxmemory; give it more, or let messages be stored", 1.0),
-    _Refusal("MISCONF", "Redis cannot save its data and takes no writes; look at its log and its disk", 1.0),
-    _Refusal("BUSY", "Redis is busy with a script", 0.2),
-    _Refusal(MasterDownError, "the Redis replica has lost its primary", 0.5),
-    _Refusal(ClusterDownError, "the Redis cluster does not cover every slot", 0.5),
-    _Refusal("NOREPLICAS", "Redis has too few replicas to take writes", 0.5),
-    _Refusal("UNKILLABLE", "Redis is busy with a script", 0.2),
-    _Refusal(NoPermissionError, "Redis denies this user a command or key; see docs/redis.md for what is needed"),
-)
-
-
-def refusal(error: ResponseError) -> Unavailable:
-    """What Redis answered instead, as the core knows it."""
-    kind = type(error).__name__
-    for each in _REFUSALS:
-        if each.is_of(error):
-            return Unavailable("cache", each.says, retry_after=each.pause)
-    if "OOM " in str(error):  # told in the middle of a script's error, as other servers do
-        return refusal(OutOfMemoryError())
-    log.error("redis_refused", error=kind)
-    return Unavailable("cache", f"Redis refused a call ({kind})", retry_after=1.0)

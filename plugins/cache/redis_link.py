@@ -14,8 +14,9 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
-from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected, reason_of
+from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected
 from plugins.cache.redis_layout import script
+from plugins.cache.redis_refusals import reason_of
 from plugins.cache.redis_tasks import end
 from sidecar import Unavailable
 

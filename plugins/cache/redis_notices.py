@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_changes import notice_of
@@ -172,7 +172,13 @@ class Notices:
             heard = loop.time()
             asked = 0.0
             while True:
-                message = await subscription.get_message(timeout=_PING_SECONDS)
+                try:
+                    message = await subscription.get_message(timeout=_PING_SECONDS)
+                except ResponseError as error:
+                    # A server that cannot save its data refuses even PING, and publishes all the same: it lives.
+                    if not str(error).startswith("MISCONF"):
+                        raise
+                    message, heard = None, loop.time()
                 now = loop.time()
                 if message is not None:
                     heard = now

@@ -16,9 +16,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from plugins.cache.redis_lane import reason_of
 from plugins.cache.redis_layout import LAYOUT, Keys
 from plugins.cache.redis_link import Link
+from plugins.cache.redis_refusals import reason_of
 from sidecar import StartRefused, Unavailable
 
 _OLDEST = (7, 0)

@@ -77,7 +77,7 @@ class DraftUpdatedEvent(LogEvent):
 
 
 class DraftConflict(MutationAnswer):
-    """Nothing changed; the rest is the winner."""
+    """The draft did not change; the rest is the winner."""
 
     chat_id: FullChatId
     temp_chat_id: TempChatId = absent()
@@ -87,6 +87,7 @@ class DraftConflict(MutationAnswer):
     updated_at: WireTime | None = Field(description="null when the server knows nothing of the chat.")
     device_id: WireDeviceId | None
     reason: ConflictReason
+    replaced: Replaced = absent()
     undecryptable: Undecryptable = unreadable()
 
 

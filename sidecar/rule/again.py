@@ -40,7 +40,7 @@ def repeat(first: Remembered, view: View, change: Change) -> Decision | None:
     if not first.accepted:
         if first.reason == "chat_deleted":
             return None  # its tombstone was lost, or its deletion is not done yet
-        return Decision(Conflict(reason_of(chat) if first.kind == "draft" else "stale", chat, repeat=True))
+        return Decision(Conflict("stale" if first.kind == "title" else reason_of(chat), chat, repeat=True))
     return _accepted(first, chat, change)
 
 
@@ -78,7 +78,7 @@ def _accepted(first: Remembered, chat: ChatInCache, change: Change) -> Decision 
             replaced=first.replaced,
             doomed=chat.doomed,
             chat=chat,
-            draft_lost=first.draft_lost,
+            draft_lost=reason_of(chat) if first.draft_lost is not None else None,
         )
     )
 

@@ -6,8 +6,10 @@ Their only error is `unavailable`; anything else that reaches them, an internal 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from random import Random
 from types import SimpleNamespace
 from typing import Any, Self, cast
@@ -16,7 +18,7 @@ import aiohttp
 import orjson
 
 from plugins.persistence.sqlite_store import SqliteStore
-from sidecar import Page, UserHash
+from sidecar import ChatId, ChatInCache, Page, UserHash
 from sidecar.ids import hash_user
 from sidecar.server.running import Server
 from tests.model.client import Client
@@ -26,10 +28,15 @@ from tests.model.promises import Promises, _difference
 from tests.model.reference import Broken, Reference
 from tests.model.world import World
 
+SEED = int(os.environ.get("FAULT_SEED", "0"))
+"""Of what people do; another one plays another run."""
 LIMITS = {"frames_per_second": 100_000, "burst": 1_000_000, "connections_per_user": 50}
 """What the sidecar has to allow them."""
 _STILL = 0.25
 """Seconds without a frame after which nothing is on its way."""
+
+_LOOKED_AT = 5.0
+"""Where a notice was lost the log's end tells of it, every two seconds."""
 
 
 class SocketLink:
@@ -59,10 +66,11 @@ class SocketLink:
         self.task.cancel()
 
     async def _live(self) -> None:
+        url = self._crowd.chance.choice(self._crowd.urls)
         try:
             with suppress(aiohttp.ClientError, OSError, TimeoutError):
                 async with asyncio.timeout(15):
-                    self._ws = await self._crowd.session.ws_connect(f"{self._crowd.url}/ws", max_msg_size=0)
+                    self._ws = await self._crowd.session.ws_connect(f"{url}/ws", max_msg_size=0)
                     ready = await self._sign_in()
                 if ready is not None:
                     await self._talk(ready)
@@ -133,8 +141,9 @@ class Crowd:
     `losses` tells it that something was, or may have been, lost: then a server may say `missing`.
     """
 
-    def __init__(self, url: str, people: Sequence[str], devices: int, *, seed: int = 0) -> None:
-        self.url = url
+    def __init__(self, people: Sequence[str], devices: int, *urls: str, seed: int = 0) -> None:
+        """`urls`: of sidecars that share a cache; a client comes to any of them each time."""
+        self.urls = list(urls)
         self.chance = Random(seed)
         self.losses = 0
         self.weather = SimpleNamespace(replacements=_Replacements())
@@ -204,7 +213,7 @@ class Crowd:
 
     # -- what people do --------------------------------------------------------------------------------------------------
 
-    def act(self, client: Client) -> None:
+    def act(self, client: Client, *, messages: bool = True) -> None:
         """One thing that a person does now, by chance."""
         chance, chats = self.chance.random(), list(client.chats.values())
         if len(chats) < 3:
@@ -213,7 +222,7 @@ class Crowd:
         chat: Held = self.chance.choice(chats)
         if chance < 0.6:
             client.edit(chat)
-        elif chance < 0.75:
+        elif chance < 0.75 and messages:
             client.send(chat, draft=True)
         elif chance < 0.9:
             if not client.entitle(chat):
@@ -224,17 +233,33 @@ class Crowd:
         else:
             client.edit(client.new_chat())
 
-    async def live(self, seconds: float, pause: float = 0.02) -> None:
-        """Everybody goes on for so long, `pause` between two doings of one client, online or not."""
+    async def live(self, seconds: float, pause: float = 0.02, *, messages: bool = True) -> None:
+        """Everybody goes on for so long, `pause` between two doings of one client, online or not.
+
+        Without `messages` nothing is on its way to the store while the cache is lost: what is, may there get a place in its
+        chat that the next message after the loss gets too (sqlite_schema.py says why that is allowed).
+        """
         until = self.loop.time() + seconds
 
         async def one(client: Client) -> None:
             while self.loop.time() < until and not self.broken:
-                self.act(client)
+                self.act(client, messages=messages)
                 await asyncio.sleep(self.chance.uniform(0.5, 1.5) * pause)
 
         await asyncio.gather(*map(one, self.clients))
         self._raise()
+
+    async def lost(self, clients: Sequence[Client] | None = None, seconds: float = 15) -> None:
+        """All that the cache had of these people was lost just now, remembered outcomes with it. Returns when all of them
+        know of the new epoch; until then answers from before may be on their way."""
+        before = {client: client.tab.epoch for client in (self.clients if clients is None else clients)}
+
+        def known() -> bool:
+            for client in before:
+                client.reference.outcomes_lost()
+            return all(client.tab.synced and client.tab.epoch != epoch for client, epoch in before.items())
+
+        await self._until(known, seconds)
 
     # -- what must hold --------------------------------------------------------------------------------------------------
 
@@ -246,6 +271,8 @@ class Crowd:
         for name, reference in self.people.items():
             user = hash_user(name)
             clients = [client for client in self.clients if client.user == user]
+            with suppress(Broken):
+                await self._until(partial(_agree, clients), _LOOKED_AT)
             for other in clients[1:]:
                 if other.shown != clients[0].shown:
                     raise Broken(f"devices disagree:\n{_difference(clients[0], other)}")
@@ -255,19 +282,26 @@ class Crowd:
         self._raise()
 
     async def _until_stored(self, server: Server, seconds: float) -> None:
-        outbox = server.context.parts.cache.outbox
+        """Whatever the store is to have, it has."""
+        cache = server.context.parts.cache
 
-        async def delivered() -> bool:
-            await outbox.hurry()
-            server.context.worker.wake()
-            await asyncio.sleep(0.3)
-            positions = await outbox.positions()
-            assert not any(position.parked for position in positions.values()), positions
-            return not any(position.pending for position in positions.values())
+        async def dirty() -> bool:
+            for name in self.people:
+                user = hash_user(name)
+                ids = [ChatId(chat) for client in self.clients if client.user == user for chat in client.chats]
+                here = (await cache.chats.read(user, ids)).values()
+                if any(isinstance(chat, ChatInCache) and chat.dirty and chat.persisted for chat in here):
+                    return True
+            positions = (await cache.outbox.positions()).values()
+            assert not any(position.parked for position in positions), "nothing was unstorable"
+            return any(position.pending for position in positions)
 
         async with asyncio.timeout(seconds):
-            while not await delivered() or not await delivered():
+            while await dirty():
                 self._raise()
+                await cache.outbox.hurry()
+                server.context.worker.wake()
+                await asyncio.sleep(0.1)
 
     async def _until(self, holds: Any, seconds: float) -> None:
         until = self.loop.time() + seconds
@@ -280,6 +314,10 @@ class Crowd:
     def texts(self) -> Iterable[str | None]:
         """Drafts as the devices show them."""
         return [chat.draft.text for client in self.clients for chat in client.chats.values()]
+
+
+def _agree(clients: Sequence[Client]) -> bool:
+    return all(other.shown == clients[0].shown for other in clients)
 
 
 def _promises(server: Server) -> Promises:

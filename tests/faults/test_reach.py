@@ -16,6 +16,7 @@ from tests.device import Device
 from tests.faults.cache import cache_at
 from tests.faults.world import get
 from tests.integration.world import until
+from tests.services.answer_faults import Then
 from tests.services.fixtures import StartRedis
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import RedisServer
@@ -56,7 +57,7 @@ async def test_f2_what_was_acknowledged_before_kill_9_is_there_afterwards(
 ) -> None:
     """F2, F12: with appendfsync always; row: 100 writers. What was under way says `unavailable`, and is whole or not there."""
     server = await start_redis(appendonly=True, appendfsync="always")
-    async with cache_at(server.url, tmp_path) as cache:
+    async with cache_at(server.url, tmp_path, timeout=5) as cache:
         writers = [Writer(cache, f"person {number}") for number in range(100)]
         acked: dict[str, int] = {}
         refused = 0
@@ -223,3 +224,47 @@ async def test_another_number_of_shards_refuses_the_start(redis_server: RedisSer
     with pytest.raises(StartRefused, match=r"4 shards and cache\.options\.shards is 8.*shards: 4"):
         async with cache_at(redis_server.url, tmp_path, shards=8):
             pass
+
+
+async def test_f5_a_server_that_lets_everybody_in_and_answers_nobody_is_left_alone(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """F5: as a balancer does that has lost its server: the connection is taken, and reset at the first call."""
+    async with RedisProxy(redis_server.address) as proxy, cache_at(proxy.url, tmp_path, timeout=0.3) as cache:
+        alice = Writer(cache)
+        await alice.head()
+        fault = proxy.swallow(None, of=("EVALSHA", "EVAL"), then=Then.RESET)
+        began, before, refused = time.monotonic(), proxy.seen.connects, 0
+        while time.monotonic() - began < 2:
+            outcomes = await asyncio.gather(*(alice.head() for _ in range(20)), return_exceptions=True)
+            assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+            refused += len(outcomes)
+            await asyncio.sleep(0.002)
+        assert fault.happened > 1
+        assert refused > 10 * fault.happened
+        # One lane, doubling from 0.1 s to 1 s: seven or so.
+        assert proxy.seen.connects - before <= 15
+        proxy.clear()
+        await _until_it_works(alice)
+
+
+async def test_f3_every_call_ends_at_its_own_deadline(start_redis: StartRedis, tmp_path: Path) -> None:
+    """F3: also one that waits behind a pipeline which hangs, and behind a connection that does: nobody waits for two deadlines."""
+    server = await start_redis()
+    async with cache_at(server.url, tmp_path, timeout=1) as cache:
+        alice = Writer(cache)
+        await alice.head()
+        server.pause()
+        loop, took = asyncio.get_running_loop(), []
+
+        async def ask(after: float) -> None:
+            await asyncio.sleep(after)
+            asked = loop.time()
+            with pytest.raises(Unavailable):
+                await alice.head()
+            took.append(loop.time() - asked)
+
+        await asyncio.gather(*(ask(number * 0.05) for number in range(40)))
+        server.resume()
+        assert max(took) < 1.8, "the second pipeline's deadline would be at two seconds"
+        await _until_it_works(alice)

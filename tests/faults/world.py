@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,18 +21,25 @@ from tests.faults.careful import LIMITS
 from tests.invariants import broken
 from tests.services.redis_server import RedisServer
 
+_KEY = base64.b64encode(b"a key for tests, 32 bytes long..").decode()
 AT_ONCE = {"debounce": "0s", "max_debounce": "0s"}
 
 
 @asynccontextmanager
 async def sidecar(
-    folder: Path, url: str, *, options: dict[str, Any] | None = None, **sections: Any
+    folder: Path, url: str, *, name: str = "one", options: dict[str, Any] | None = None, **sections: Any
 ) -> AsyncIterator[Server]:
-    """A whole sidecar in this process whose cache is at `url`."""
-    folder.mkdir(exist_ok=True)
-    cache = {"use": "redis", "options": {"url": url, "shards": 4, **(options or {})}}
-    sections = {"limits": LIMITS, **sections}
-    async with serving(configure(folder, cache=cache, **sections)) as server:
+    """A whole sidecar in this process whose cache is at `url`. Sidecars of one folder share keys and store."""
+    own = folder / name
+    own.mkdir(exist_ok=True)
+    sections = {
+        "cache": {"use": "redis", "options": {"url": url, "shards": 4, **(options or {})}},
+        "encryption": {"use": "local", "options": {"path": str(folder / "keys"), "master_key": _KEY}},
+        "persistence": {"use": "sqlite", "options": {"path": str(folder / "store.sqlite")}},
+        "limits": LIMITS,
+        **sections,
+    }
+    async with serving(configure(own, **sections)) as server:
         yield server
 
 

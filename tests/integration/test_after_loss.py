@@ -184,7 +184,17 @@ async def test_s67_a_restore_that_brings_only_what_is_higher(serve: Serve) -> No
             "stale",
             doc("b"),
         )
+        # The draft loses and the title wins: the title that gave way is nowhere else, and comes with the conflict.
+        for title in ("T2", "T3"):
+            version = int(title[1]) - 2
+            await b.ask("title_update", {"chatId": "c1", "title": title, "basedOnVersion": version})
+        titled = {**first, "title_version": 4, "title": "T4", "title_op": "operation-t4"}
+        for _ in range(2):  # once more under the same id, as after a lost answer
+            answer = await a.ask("chat_restore", restore_of(titled), "operation-restore")
+            assert (answer["type"], answer["payload"]["reason"]) == ("draft_conflict", "stale")
+            assert answer["payload"]["replaced"]["title"]["title"] == "T3"
         now = await record(a, "c1")
+        assert (now["title"], now["title_version"], now["draft"]) == ("T4", 4, doc("b"))
         same = await a.ask("chat_restore", restore_of(now))
         assert (same["type"], same["payload"]["chat"]["version"]) == ("chat_restored", 2)
         assert "replaced" not in same["payload"]

@@ -78,6 +78,7 @@ class Answers:
             return
         elif refused:
             self._refused(chat, op, payload)
+            self._replaced(chat, op, payload)
         else:
             chat.ops.remove(op)
             chat.told = True

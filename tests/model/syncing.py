@@ -98,6 +98,9 @@ class Sync:
             self.mirror.response(response, "block" if type_ == "initial_sync_data" else "part")
         for gone in [gone for each in frames for gone in each["deleted"]]:
             self.mirror.told_deleted(gone["id"])  # last: it may have happened between two phases
+        told = {
+            name: {chat["id"]: chat[name] for chat in chats if name in chat} for name in ("version", "title_version")
+        }
         for chat_id in self._named:
             held = tab.chats.get(chat_id)
             if held is None:
@@ -107,7 +110,12 @@ class Sync:
                     raise Broken(f"nothing was ever lost, and {tab.name} was told that {chat_id} is missing")
                 tab.restore(held)
             else:
-                held.draft.confirmed = held.title.confirmed = epoch
+                # Not missing by now; but of what this very sync told in an older version the server had lost the rest, and
+                # what it has instead may come from another device.
+                if told["version"].get(chat_id, held.draft.version) >= held.draft.version:
+                    held.draft.confirmed = epoch
+                if told["title_version"].get(chat_id, held.title.version) >= held.title.version:
+                    held.title.confirmed = epoch
         tab.synced = True
         self._carry_on()
 

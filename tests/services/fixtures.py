@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.services.cluster import RedisCluster
-from tests.services.programs import Missing, find_redis, find_strace
+from tests.services.programs import Missing, find_faketime, find_redis, find_strace
 from tests.services.redis_server import RedisServer, Setting
 from tests.services.replicated_redis import ReplicatedRedis
 
@@ -38,6 +38,15 @@ def strace() -> str:
     """The path of strace; skips by name where there is none."""
     try:
         return find_strace()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def faketime() -> str:
+    """The path of libfaketime; skips by name where there is none."""
+    try:
+        return find_faketime()
     except Missing as missing:
         pytest.skip(str(missing))
 

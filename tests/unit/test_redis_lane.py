@@ -15,8 +15,9 @@ from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from plugins.cache import redis_lane
-from plugins.cache.redis_lane import NIL, Call, Lane, Redirected, refusal
+from plugins.cache.redis_lane import NIL, Call, Lane, Redirected
 from plugins.cache.redis_layout import Script
+from plugins.cache.redis_refusals import refusal
 from sidecar import Unavailable
 from tests.services.redis_proxy import ERRORS
 

@@ -2,6 +2,8 @@
 
 if lease_lost() then return { 1 } end
 local due = call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 1000)
+-- Due later than anything can be is what was put down before the clock went back.
+if #due == 0 then due = call('ZRANGEBYSCORE', DUE, '(' .. now + SET[@max_debounce], '+inf', 'LIMIT', 0, 1000) end
 local free = call('SRANDMEMBER', RELEASED, 1000)
 if #due > 0 or #free > 0 then return { 0, due, free, {} } end
 local entries = {}

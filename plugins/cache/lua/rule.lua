@@ -94,7 +94,7 @@ local function again(V)
     if not C then return nil end
     if not R[@r_accepted] then
       if R[@r_reason] == 'chat_deleted' then return nil end -- its tombstone was lost, or its deletion is not done yet
-      return { code = 'C', reason = kind == 'draft' and reason_of(C) or 'stale', winner = C, again = true }
+      return { code = 'C', reason = kind == 'title' and 'stale' or reason_of(C), winner = C, again = true }
     end
     local message, held
     if kind == 'draft' then
@@ -114,7 +114,7 @@ local function again(V)
     local D = {
       code = 'A', at = R[@r_at], created = R[@r_created], again = true,
       versions = { R[@r_version], R[@r_op], R[@r_title_version], R[@r_title_op], R[@r_messages_version] },
-      consumed = R[@r_consumed], message = message, doomed = C[@doomed], record = C, draft_lost = R[@r_draft_lost],
+      consumed = R[@r_consumed], message = message, doomed = C[@doomed], record = C, draft_lost = R[@r_draft_lost] and reason_of(C),
     }
     if kept then
       D.replaced = { version = kept[1], op = kept[2], title_version = kept[3], title_op = kept[4] }
