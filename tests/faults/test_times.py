@@ -35,14 +35,16 @@ def clock(faketime: str, tmp_path: Path) -> tuple[tuple[str, ...], Callable[[int
 async def _ahead(redis: RedisServer) -> float:
     """Seconds by which its clock is ahead of ours."""
 
-
     seconds, _ = await redis.cli("TIME")
     return int(seconds) - time.time()
 
 
 @pytest.mark.parametrize("jumps", [(_HOUR, 0), (-_HOUR, 0)], ids=["forth and back", "back and forth"])
 async def test_f44_redis_clock_jumps_by_an_hour(
-    start_redis: StartRedis, tmp_path: Path, clock: tuple[tuple[str, ...], Callable[[int], None]], jumps: tuple[int, ...]
+    start_redis: StartRedis,
+    tmp_path: Path,
+    clock: tuple[tuple[str, ...], Callable[[int], None]],
+    jumps: tuple[int, ...],
 ) -> None:
     """F44: versions, order and epochs keep rising, and what is due is written down; only lives of half an hour may end early,
     and then the devices bring back what they hold."""
