@@ -17,7 +17,7 @@ path "secret/metadata/sidecar/*" {
 
 # All versions of a deleted chat's key.
 path "secret/destroy/sidecar/*" {
-  capabilities = ["create", "update"]
+  capabilities = ["update"]
 }
 
 # Whether the engine deletes by itself (delete_version_after), for the start and for `sidecar doctor`.

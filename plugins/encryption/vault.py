@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import structlog
 
+from plugins.encryption.vault_bootstrap import make_transit_key
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_entries import Entries
 from plugins.encryption.vault_inspection import inspect, refuse
@@ -107,6 +108,18 @@ class Vault:
         if self._cipher is None:
             raise RuntimeError("encryption.vault is used before it was entered")
         return self._cipher
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """Makes the transit key, where the mode wants one and it is missing. For a token that may: the policy of the sidecar does not."""
+        if self._options.mode != "transit":
+            return []
+        async with AsyncExitStack() as stack:
+            link = await self._open(stack)
+            try:
+                await link.tokens.sign_in()
+            except SignInRefused as error:
+                raise Unavailable("encryption", str(error)) from None
+            return await make_transit_key(link, self._options.transit, dry_run=dry_run)
 
     async def findings(self) -> Sequence[str]:
         """For `doctor`: what is wrong, each with what mends it. Raises `Unavailable`."""

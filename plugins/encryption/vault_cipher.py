@@ -36,6 +36,7 @@ _BULK = 12
 """Of the pool's 16 threads, so that reading the keys of a thousand chats leaves some to who is typing."""
 _BULK_EACH = 8
 """Of one person's sync, so that it leaves some to the next one's first chat."""
+_PAGE = 100
 _GONE = "this chat's key was destroyed"
 
 
@@ -143,15 +144,23 @@ class VaultCipher(KeyedCipher):
         except Damaged:
             return True
 
-    async def keys(self, user: UserHash | None = None) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
-        shards = [name.rstrip("/") for name in await self._entries.names()] if user is None else [shard_of(user)]
-        for shard in shards:
-            slots = [f"{shard}/{name}" for name in await self._entries.names(shard)]
-            for start in range(0, len(slots), _BULK * 8):
-                page = [slot for slot in slots[start : start + _BULK * 8] if is_slot(slot)]
-                for entry in await self._each(page, self._listed):
-                    if entry is not None and user in (None, entry.user):
-                        yield entry.reference, entry.user, entry.chat_id
+    async def keys(self) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
+        for shard in await self._entries.names():
+            async for entry in self._in_shard(shard.rstrip("/")):
+                yield entry.reference, entry.user, entry.chat_id
+
+    async def keys_of(self, user: UserHash) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
+        async for entry in self._in_shard(shard_of(user)):
+            if entry.user == user:
+                yield entry.reference, entry.user, entry.chat_id
+
+    async def _in_shard(self, shard: str) -> AsyncIterator[Entry]:
+        slots = [f"{shard}/{name}" for name in await self._entries.names(shard)]
+        for start in range(0, len(slots), _PAGE):
+            page = [slot for slot in slots[start : start + _PAGE] if is_slot(slot)]
+            for entry in await self._each(page, self._listed):
+                if entry is not None:
+                    yield entry
 
     async def _listed(self, slot: str) -> Entry | None:
         try:
