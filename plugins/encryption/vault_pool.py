@@ -28,15 +28,10 @@ T = TypeVar("T")
 
 THREADS = 16
 _CLOSE_SECONDS = 1.0
-_CANNOT_SERVE = (
-    VaultDown,
-    VaultNotInitialized,
-    BadGateway,
-    InternalServerError,
-    RateLimitExceeded,
-    UnexpectedError,
-)
+_CANNOT_SERVE = (VaultDown, VaultNotInitialized, BadGateway, RateLimitExceeded)
 """Answers that say that Vault can serve nobody now."""
+_FAILED_INSIDE = (InternalServerError, UnexpectedError)
+"""Answers that say so of this call alone."""
 
 
 class Pool:
@@ -75,6 +70,9 @@ class Pool:
             raise self._failed(began, str(error)) from None
         except _CANNOT_SERVE as error:
             raise self._failed(began, _cannot_serve(error)) from None
+        except _FAILED_INSIDE as error:
+            self.circuit.answered()
+            raise Unavailable("encryption", _cannot_serve(error), retry_after=1.0) from None
         except VaultError:
             self.circuit.answered()
             raise

@@ -199,6 +199,10 @@ class Tokens:
                 told = await self._pool.run(_renew, token.value)
             except REFUSALS:
                 told = None  # it ended, or may not be renewed
+            except Unavailable:
+                if not self._method.again:
+                    raise
+                told = None  # Vault fails inside where a token is past its longest life
             if told is not None:
                 seconds, renewable = told
                 # At the end of its longest life each renewal gives less: then it is replaced, where that can be done.
