@@ -125,7 +125,7 @@ class Vault:
         """For `doctor`: what is wrong, each with what mends it. Raises `Unavailable`."""
         if self._link is None:
             raise RuntimeError("encryption.vault is used before it was entered")
-        return [str(finding) for finding in await inspect(self._link, self._options)]
+        return [str(finding) for finding in await inspect(self._link, self._options, audit=True)]
 
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Vault answers, and how long the token lives."""

@@ -38,8 +38,11 @@ def refuse(findings: Sequence[Finding]) -> None:
         raise StartRefused("encryption", "; ".join(fatal))
 
 
-async def inspect(link: Link, options: VaultOptions) -> Sequence[Finding]:
-    """What is wrong with server, policy, engine and token. Raises `Unavailable`."""
+async def inspect(link: Link, options: VaultOptions, *, audit: bool = False) -> Sequence[Finding]:
+    """What is wrong with server, policy, engine and token. Raises `Unavailable`.
+
+    `audit`: its audit devices too, which few tokens may see: Vault logs that it was asked and denied.
+    """
     health = await _health(link)
     if health.get("sealed") or not health.get("initialized", True):
         return [
@@ -53,8 +56,7 @@ async def inspect(link: Link, options: VaultOptions) -> Sequence[Finding]:
     found += await _engine(link, options)
     if options.mode == "transit":
         found += await _transit(link, options)
-    audit = await _get(link, "sys/audit")
-    if audit is not None and not audit:
+    if audit and (devices := await _get(link, "sys/audit")) is not None and not devices:
         found.append(
             Finding(
                 "no_audit_device",

@@ -183,7 +183,7 @@ async def test_f20_a_token_at_the_end_of_its_longest_life_is_replaced_before_it_
             await asyncio.sleep(0.4)
         assert token_of(entered).value != first
     assert 2 <= logins(vault) <= 5
-    assert not [each for each in vault.audited() if "permission denied" in each.get("error", "")]
+    assert not [each for each in vault.audited() if "permission denied" in each.get("error", "")], "a call was denied"
 
 
 async def test_f20_a_batch_token_that_cannot_be_renewed_is_replaced(vault_server: Vault) -> None:
