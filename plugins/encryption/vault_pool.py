@@ -53,9 +53,9 @@ class Pool:
         Raises `VaultError` where Vault refused, and `Unavailable` where it gave no answer, cannot serve, or is left alone for
         a moment. A caller that is cancelled breaks its call off.
         """
-        self.circuit.enter()
         if self._closed:
             raise Unavailable("encryption", "it is closed")
+        self.circuit.enter()
         began = monotonic()
         exchange = Exchange(self._timeout)
         adapter = WireAdapter(self._wire, exchange, token, self._namespace)
