@@ -95,9 +95,8 @@ LOCAL: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"
 
 async def test_a_ca_of_ones_own(vault_server: Vault, tmp_path: Path) -> None:
     made = make_certificate(tmp_path, "vault", LOCAL)
-    async with front(vault_server, made) as url:
-        async with opened(vault_server, url=url, ca=str(made.certificate)) as cipher:
-            assert await opens(cipher, 1, *await seal(cipher, 1))
+    async with front(vault_server, made) as url, opened(vault_server, url=url, ca=str(made.certificate)) as cipher:
+        assert await opens(cipher, 1, *await seal(cipher, 1))
     assert len(await vault_server.entries()) == 1
 
 
