@@ -54,7 +54,7 @@ class Vault:
             link = self._link = await self._open(stack)
             options = self._options
             entries = Entries(link, options.mount, options.path)
-            transit = Transit(link, options.transit.mount, options.transit.key)
+            transit = Transit(link, options.transit.mount, options.transit.name)
             self._cipher = VaultCipher(entries, transit, wraps=options.mode == "transit")
             stack.push_async_callback(self._cipher.close)
             try:

@@ -143,7 +143,7 @@ def _needed(options: VaultOptions) -> Mapping[str, Sequence[str]]:
         f"{options.mount}/destroy/{slot}": ("update",),
     }
     if options.mode == "transit":
-        at, key = options.transit.mount, options.transit.key
+        at, key = options.transit.mount, options.transit.name
         needed |= {f"{at}/{what}/{key}": ("update",) for what in ("encrypt", "decrypt", "rewrap")}
     return needed
 
@@ -153,8 +153,8 @@ def _foreign(options: VaultOptions) -> Sequence[str]:
     return [
         f"{options.mount}/data/{options.path}-of-another",
         f"{options.mount}/metadata/{options.path}-of-another",
-        f"{options.transit.mount}/export/encryption-key/{options.transit.key}",
-        f"{options.transit.mount}/keys/{options.transit.key}/config",
+        f"{options.transit.mount}/export/encryption-key/{options.transit.name}",
+        f"{options.transit.mount}/keys/{options.transit.name}/config",
         "sys/policies/acl/another",
         "sys/mounts/another",
         "sys/auth/another",
@@ -254,7 +254,7 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
 
 
 async def _transit(link: Link, options: VaultOptions) -> Sequence[Finding]:
-    at, key = options.transit.mount, options.transit.key
+    at, key = options.transit.mount, options.transit.name
 
     def ask(adapter: WireAdapter) -> Mapping[str, Any]:
         return dict(adapter.get(f"/v1/{at}/keys/{key}").get("data") or {})
@@ -276,7 +276,7 @@ async def _transit(link: Link, options: VaultOptions) -> Sequence[Finding]:
             Finding(
                 "transit_not_derived",
                 f"the transit key {key} is not derived: a wrapped key could be moved to another chat's entry",
-                f"vault write -f {at}/keys/NEW derived=true, name it in transit.key, and run sidecar keys rotate",
+                f"vault write -f {at}/keys/NEW derived=true, name it in transit.name, and run sidecar keys rotate",
             )
         )
     if told.get("exportable") or told.get("allow_plaintext_backup"):
