@@ -125,6 +125,33 @@ async def test_s60_while_vault_is_sealed_writes_fail_closed_and_nothing_is_lost(
         assert len(await vault.entries("sidecar/")) == 3
 
 
+async def test_f19_a_vault_that_hangs_holds_up_no_chat_whose_key_is_in_memory(
+    start_vault: StartVault, serve: Serve
+) -> None:
+    """F19: SIGSTOP. Many ask for keys that do not come, and meanwhile somebody types on."""
+    vault = await start_vault()
+    async with serve(encryption=section(vault, timeout="1s"), limits=FAST) as server, devices(server, 2) as (one, two):
+        await begin(one, "warm", doc("a"))
+        vault.pause()
+        waiting = [
+            await two.send("draft_update", {"tempChatId": f"n{n}", "content": doc("n"), "basedOnVersion": 0})
+            for n in range(60)
+        ]
+        for version in range(1, 200):
+            edit = {"chatId": "warm", "content": doc(f"edit {version}"), "basedOnVersion": version}
+            assert (await one.ask("draft_update", edit))["payload"]["version"] == version + 1
+        for each in waiting:
+            answer = await two.answer(each)
+            assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable")
+        vault.resume()
+
+        async def begun() -> bool:
+            frame = {"tempChatId": "n0", "content": doc("n"), "basedOnVersion": 0}
+            return bool((await two.ask("draft_update", frame))["type"] == "chat_initiated")
+
+        await until(begun)
+
+
 async def _key(server: Server, device: Device, chat: str) -> Any:
     key = server.context.parts.references.get(UserHash(device.user), ChatId(device.full(chat)))
     assert key is not None
