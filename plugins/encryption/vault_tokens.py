@@ -218,11 +218,10 @@ def _renew(adapter: WireAdapter) -> tuple[float, bool]:
     try:
         auth: Any = TokenApi(adapter).renew_self()["auth"]
     except InternalServerError as error:
-        if "renew" in " ".join(error.errors or ()):
-            raise InvalidRequest(
-                errors=error.errors
-            ) from None  # "past the max TTL, cannot renew" is no failure of Vault's
-        raise
+        if "renew" not in " ".join(error.errors or ()):
+            raise
+        # "past the max TTL, cannot renew": a refusal, and no failure of Vault's that others should wait out.
+        raise InvalidRequest(errors=error.errors) from None
     return float(auth["lease_duration"]), bool(auth["renewable"])
 
 
