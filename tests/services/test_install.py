@@ -16,7 +16,7 @@ case "$*" in *update*) exit 0;; esac
 test {status} = 0 || exit {status}
 printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
 printf '#!/bin/sh\\n' > {folder}/strace
-echo > {folder}/libfaketime
+echo > {folder}/libfaketimeMT.so.1
 /bin/chmod +x {folder}/redis-server {folder}/strace
 """
 
@@ -44,7 +44,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("SIDECAR_TEST_REDIS", raising=False)
-    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketimeMT.so.1"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     made = Machine(tmp_path)
     monkeypatch.setattr(install, "_POLICY", made.policy)
