@@ -9,7 +9,11 @@ import pytest
 
 from tests.faults.careful import SEED, Crowd
 from tests.faults.clusters import all_sound, go_on, neighbour_of, sidecars, slot_of, someone_on
-from tests.faults.world import get
+from tests.faults.hosts import Hosts
+from tests.faults.people import Watcher, Writer, alive
+from tests.faults.test_killed import stored, told
+from tests.faults.world import AT_ONCE, get
+from tests.integration.world import until
 from tests.services.fixtures import StartCluster
 
 pytestmark = pytest.mark.timeout(180)
@@ -107,3 +111,61 @@ async def test_f10_a_replica_of_a_cluster_that_lags_is_promoted(start_cluster: S
             cluster.resume_replication(primary)
             await primary.start()
             await cluster.settled()
+
+
+async def test_f10_a_primary_that_slept_and_was_replaced_wakes_up(start_cluster: StartCluster, tmp_path: Path) -> None:
+    """F10, F11, F38: SIGSTOP of a primary until its replica has its place, then SIGCONT: it still holds itself for the primary, and
+    carries out what reached it; whoever was told of that by it finds out, and nothing that lasts is contradicted."""
+    cluster = await start_cluster(replicas=1, node_timeout=1_000)
+    there = await someone_on(cluster, cluster.nodes[0])
+    async with (
+        sidecars(tmp_path, cluster) as servers,
+        Crowd([there], 3, *(each.url for each in servers), seed=SEED) as crowd,
+    ):
+        for _ in range(2):
+            await crowd.live(0.6)
+            primary = await cluster.owner(slot_of(there))
+            await cluster.caught_up(primary)
+            living = asyncio.create_task(crowd.live(5))
+            await asyncio.sleep(0.3)
+            primary.pause()
+            assert await cluster.taken_over(primary) is not primary, "the fault happened"
+            await go_on(servers, await neighbour_of(there))
+            primary.resume()
+            await cluster.settled()
+            await living
+            await go_on(servers, await neighbour_of(there))
+            await crowd.settle(servers[0])
+            await all_sound(cluster)
+
+
+async def test_f10_two_processes_on_a_cluster_whose_primaries_die_in_turn(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """F10, F35, S31: every message that was accepted is stored once and in its order, second devices see each once, whichever
+    primary is killed, the outbox's leases with it."""
+    cluster = await start_cluster(replicas=1, node_timeout=1_000)
+    hosts = Hosts(tmp_path, cluster.nodes[0], cluster=True)
+    async with hosts(2, drafts=AT_ONCE) as both:
+        urls = [host.url for host in both]
+        writers = [Writer(urls, f"w{number}", per_chat=10, pause=0.1) for number in range(8)]
+        watchers = [Watcher(urls, f"w{number}", pause=0.1) for number in range(8)]
+        async with alive([*writers, *watchers]):
+            for primary in cluster.nodes[:3]:
+                await asyncio.sleep(1.0)
+                await cluster.kill(primary)
+                assert await cluster.taken_over(primary) is not primary, "the fault happened"
+                marks = [len(writer.accepted) for writer in writers]
+                await until(
+                    lambda marks=marks: all(len(w.accepted) > mark + 2 for w, mark in zip(writers, marks, strict=True)),
+                    10,
+                )
+                await primary.start()
+                await cluster.settled()
+        assert sum(len(watcher.heard) for watcher in watchers) > 0
+        assert not {end for person in (*writers, *watchers) for end in person.ends}, "nobody was sent away"
+        await stored(hosts, writers)
+        await told(writers)
+        for host in both:
+            host.spotless()
+    await all_sound(cluster)

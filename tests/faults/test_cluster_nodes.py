@@ -13,7 +13,7 @@ from plugins.cache.redis_settings import ScriptSettings
 from sidecar.errors import Unavailable
 from tests.device import Device, doc
 from tests.faults.careful import SEED, Crowd
-from tests.faults.clusters import all_sound, go_on, neighbour_of, serves, sidecars, someone_on
+from tests.faults.clusters import all_sound, go_on, neighbour_of, serves, sidecars, slot_of, someone_on
 from tests.faults.world import AT_ONCE, get
 from tests.integration.world import of_chat, until
 from tests.services.fixtures import StartCluster
@@ -32,6 +32,7 @@ async def test_f2_a_node_that_is_gone_takes_nobody_elsewhere_with_it(
     lost node are told `unavailable`, keep what they wrote, and go on when it is back."""
     cluster = await start_cluster(**PARTLY)
     lost = cluster.nodes[number]
+    slots = (await cluster.slots())[lost]
     theirs = await someone_on(cluster, lost)
     people = [await someone_on(cluster, node) for node in cluster.nodes if node is not lost]
     async with (
@@ -49,7 +50,10 @@ async def test_f2_a_node_that_is_gone_takes_nobody_elsewhere_with_it(
             for device in devices:
                 await until(lambda device=device, turn=turn: _said(device, f"c{turn}"), 10)
             await asyncio.sleep(1.5)
+        elsewhere = [name for number in range(30) if slot_of(name := f"m{number}") not in slots]
+        assert len(elsewhere) > 10
         for server in servers:
+            assert all([await serves(server, name) for name in elsewhere]), "nobody needs two nodes"
             assert (await get(server, "/readyz"))[0] == 200, "what can still work works"
         await lost.start()
         await cluster.settled()
