@@ -65,7 +65,7 @@ from sidecar.rule import decide
 from sidecar.slots.authenticator import Authenticator, Credential, Ended, Session
 from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
-from sidecar.slots.keyed_cipher import KeyedCipher
+from sidecar.slots.keyed_cipher import Asked, KeyedCipher
 from sidecar.slots.store import Store
 from sidecar.version import __version__
 
@@ -73,6 +73,7 @@ __all__ = [
     "BEGINNING_TAG",
     "Accepted",
     "AddMessage",
+    "Asked",
     "Authenticator",
     "Author",
     "Batcher",

@@ -6,7 +6,8 @@ import asyncio
 import dataclasses
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
@@ -152,6 +153,31 @@ class LoadedPlugin:
         if answer.error is None:
             return answer.value
         return {"ok": False, "reason": told(answer.error)}
+
+    @property
+    def bootstraps(self) -> bool:
+        """Whether the plugin has something to make before it can be entered."""
+        return callable(getattr(self.instance, "bootstrap", None))
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """What the plugin made, or would make, a line each. It must not be entered: what it needs for this it opens itself.
+
+        Raises what the plugin did of `SidecarError`, and `PluginFailed` for anything else.
+        """
+        make = getattr(self.instance, "bootstrap")  # noqa: B009  # optional, found by name
+        async with AsyncExitStack() as stack:
+            if self.thread is not None:
+                await stack.enter_async_context(self.thread)
+            answer = await self._run(lambda: make(dry_run), None)
+        error = answer.error
+        if isinstance(error, SidecarError):
+            raise error
+        if error is not None:
+            raise PluginFailed(self.name, "bootstrap", f"{told(error)} at {whereabouts(error, 3)}")
+        steps = answer.value
+        if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
+            raise PluginFailed(self.name, "bootstrap", "it must return a list of lines")
+        return tuple(steps)
 
     async def _run(self, make: Callable[[], Awaitable[object]], seconds: float | None) -> Answer:
         return await (self.thread.call(make, seconds) if self.thread is not None else call_here(make, seconds))

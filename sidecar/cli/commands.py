@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from sidecar import logs
+from sidecar.cli.bootstrap import bootstrap
 from sidecar.cli.dead_letters import dead_letters
 from sidecar.cli.keys import keys
 from sidecar.cli.operators import Answer, ask_running, operate
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(keys, name="keys")
 app.add_typer(users, name="users")
+app.command()(bootstrap)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
