@@ -51,7 +51,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
     for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT", "VAULT_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketimeMT.so.1"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     made = Machine(tmp_path)
     monkeypatch.setattr(install, "_POLICY", made.policy)
