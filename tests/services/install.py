@@ -16,19 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.services.caching import cache_folder
+from tests.services.directus.installing import install as install_directus
 from tests.services.programs import Missing, find_faketime, find_redis, find_strace
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _FORBID_ALL = "#!/bin/sh\n# Written by `make services` of directus-sync-sidecar, which removes it again.\nexit 101\n"
-
-
-def cache_folder() -> Path:
-    """Where downloaded and built needs of the tests are kept: outside the tree, shared by all work trees of this user."""
-    named = os.environ.get("SIDECAR_TEST_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(named) if named else Path(base) / "directus-sync-sidecar"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextmanager
@@ -88,7 +81,12 @@ def main() -> int:
                 install(packages)
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"that failed: {error}", file=sys.stderr)
-    for reason in missing().values():
+    reasons = list(missing().values())
+    try:
+        install_directus()
+    except Missing as error:
+        reasons.append(str(error))
+    for reason in reasons:
         print(f"{reason} The tests that want it will be skipped.", file=sys.stderr)
     return 0
 
