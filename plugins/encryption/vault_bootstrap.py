@@ -14,7 +14,7 @@ from sidecar import Unavailable
 
 async def make_transit_key(link: Link, options: TransitOptions, *, dry_run: bool) -> Sequence[str]:
     """The key that wraps the chats' keys, if it is missing; what was done, or would be. Raises `Unavailable`."""
-    at, key = options.mount, options.key
+    at, key = options.mount, options.name
     by_hand = f"vault write -f {at}/keys/{key} type=aes256-gcm96 derived=true"
     try:
         engine = await link.ask(

@@ -95,9 +95,10 @@ class VaultCipher(KeyedCipher):
         slot = slot_in(key)
         try:
             for _ in range(_TRIES):
-                entry = await self._living(slot)
-                if await self._entries.replace(await self._with_new_version(entry), entry.number):
-                    return
+                async with self._bulk:  # an operator's command has many of them
+                    entry = await self._living(slot)
+                    if await self._entries.replace(await self._with_new_version(entry), entry.number):
+                        return
         finally:
             self.drop_cached(key)
         raise Unavailable("encryption", "an entry in Vault changed too often meanwhile", 0.2)

@@ -82,7 +82,7 @@ async def _get(link: Link, path: str) -> Mapping[str, Any] | None:
         return dict(adapter.get(f"/v1/{path}").get("data") or {})
 
     try:
-        return await link.ask(ask, path)
+        return await link.ask(ask, path, anyway=True)
     except (Denied, InvalidPath, InvalidRequest):
         return None
 
@@ -152,7 +152,7 @@ def _needed(options: VaultOptions) -> Mapping[str, Sequence[str]]:
         f"{options.mount}/destroy/{slot}": ("update",),
     }
     if options.mode == "transit":
-        at, key = options.transit.mount, options.transit.key
+        at, key = options.transit.mount, options.transit.name
         needed |= {f"{at}/{what}/{key}": ("update",) for what in ("encrypt", "decrypt", "rewrap")}
     return needed
 
@@ -162,8 +162,8 @@ def _foreign(options: VaultOptions) -> Sequence[str]:
     return [
         f"{options.mount}/data/{options.path}-of-another",
         f"{options.mount}/metadata/{options.path}-of-another",
-        f"{options.transit.mount}/export/encryption-key/{options.transit.key}",
-        f"{options.transit.mount}/keys/{options.transit.key}/config",
+        f"{options.transit.mount}/export/encryption-key/{options.transit.name}",
+        f"{options.transit.mount}/keys/{options.transit.name}/config",
         "sys/policies/acl/another",
         "sys/mounts/another",
         "sys/auth/another",
@@ -181,7 +181,7 @@ async def _capabilities(link: Link, paths: Sequence[str]) -> Mapping[str, Sequen
         return {path: list(told["data"][path]) for path in paths}
 
     try:
-        return await link.ask(ask, "sys/capabilities-self")
+        return await link.ask(ask, "sys/capabilities-self", anyway=True)
     except (Denied, InvalidPath, InvalidRequest):
         return {}
 
@@ -263,13 +263,13 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Flaw]:
 
 
 async def _transit(link: Link, options: VaultOptions) -> Sequence[Flaw]:
-    at, key = options.transit.mount, options.transit.key
+    at, key = options.transit.mount, options.transit.name
 
     def ask(adapter: WireAdapter) -> Mapping[str, Any]:
         return dict(adapter.get(f"/v1/{at}/keys/{key}").get("data") or {})
 
     try:
-        told = await link.ask(ask, f"{at}/keys/{key}")
+        told = await link.ask(ask, f"{at}/keys/{key}", anyway=True)
     except InvalidPath:
         remedy = f"run sidecar bootstrap, or vault write -f {at}/keys/{key} derived=true"
         return [Flaw("no_transit_key", f"there is no transit key {key} at {at}", remedy, fatal=True)]
@@ -285,7 +285,7 @@ async def _transit(link: Link, options: VaultOptions) -> Sequence[Flaw]:
             Flaw(
                 "transit_not_derived",
                 f"the transit key {key} is not derived: a wrapped key could be moved to another chat's entry",
-                f"vault write -f {at}/keys/NEW derived=true, name it in transit.key, and run sidecar keys rotate",
+                f"vault write -f {at}/keys/NEW derived=true, name it in transit.name, and run sidecar keys rotate",
             )
         )
     if told.get("exportable") or told.get("allow_plaintext_backup"):

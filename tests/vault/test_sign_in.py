@@ -12,11 +12,11 @@ import pytest
 from plugins.encryption.vault import Vault as Plugin
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_tokens import Token
-from sidecar import Unavailable
+from sidecar import Unavailable, Undecryptable
 from tests.integration.world import until
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.vault import AppRole, Vault
-from tests.vault.world import POLICY, TEXT, chat, field, opened, opens, plugin, refused, seal
+from tests.vault.world import POLICY, TEXT, USER, chat, field, opened, opens, plugin, refused, seal
 
 Granted = dict[str, Any]
 
@@ -228,7 +228,7 @@ async def test_a_given_token_that_was_revoked_is_said_to_be_and_asked_for_seldom
 
 
 async def test_f21_a_path_that_the_policy_denies_stops_no_other_and_signs_nobody_in(start_vault: StartVault) -> None:
-    """F21: policy changed live; the denied path is `unavailable` with a word about the policy, the rest works on."""
+    """F21: policy changed live. One chat is unreadable, and not written over; the others go on. All of them: `unavailable`."""
     vault = await start_vault(kept=False)
     await vault.audit()
     name = await vault.policy(POLICY)
@@ -240,10 +240,17 @@ async def test_f21_a_path_that_the_policy_denies_stops_no_other_and_signs_nobody
         await vault.policy(f"{POLICY}\n{denied}", name)
         cipher.drop_cached()
         for _ in range(5):
-            with pytest.raises(Unavailable, match="policy denies secret/data/sidecar") as caught:
+            with pytest.raises(Undecryptable, match="policy denies secret/data/sidecar"):
                 await cipher.open(key, field(chat(1)), sealed)
-            assert caught.value.retry_after == 5.0
+            with pytest.raises(Unavailable):
+                await cipher.seal(key, field(chat(1)), TEXT)
+            assert await cipher.destroyed(USER, [chat(1), chat(2)]) == {}
             assert await opens(cipher, 2, *await seal(cipher, 2))
+        await vault.policy('path "auth/token/lookup-self" { capabilities = ["read"] }', name)
+        cipher.drop_cached()
+        with pytest.raises(Unavailable, match="policy denies secret/data/sidecar") as caught:
+            await cipher.open(key, field(chat(1)), sealed)
+        assert caught.value.retry_after == 5.0
         await vault.policy(POLICY, name)
         assert await cipher.open(key, field(chat(1)), sealed) == TEXT
         assert entered.state()["ok"] is True
@@ -295,6 +302,22 @@ async def test_f18_a_sealed_vault_at_the_start_is_waited_for(start_vault: StartV
         assert "sealed" in entered.state()["reason"]
         await vault.unseal()
         await until(_ready(entered))
+
+
+async def test_a_vault_that_comes_up_and_cannot_be_used_is_not_used(start_vault: StartVault) -> None:
+    """The process serves already, so that it does not end: it says what to mend, and makes no key until then."""
+    vault = await start_vault()
+    await vault.write("secret/config", delete_version_after="24h")
+    await vault.stop()
+    async with plugin(vault) as entered:
+        cipher = await cipher_of(entered)
+        await vault.start()
+        await until(lambda: "deletes entries by itself" in entered.state().get("reason", ""))
+        with pytest.raises(Unavailable, match="deletes entries by itself"):
+            await seal(cipher, 1)
+        await vault.write("secret/config", delete_version_after="0s")
+        await until(_ready(entered))
+        assert await opens(cipher, 1, *await seal(cipher, 1))
 
 
 def _ready(entered: Plugin) -> Callable[[], bool]:
