@@ -8,9 +8,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -29,7 +30,13 @@ FILE = Path(__file__).parent.parent.parent / "config" / "redis.yaml"
 class AsItIs(SidecarProcess):
     """The file itself, and what the environment changes: where Redis is, where its own files go, which port it takes."""
 
-    def __init__(self, folder: Path, redis: RedisServer | RedisCluster, file: Path = FILE, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        redis: RedisServer | RedisCluster,
+        file: Path = FILE,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.variables = {
             "SIDECAR_CACHE__OPTIONS__URL": redis.url,
             "SIDECAR_DATA_DIR": str(folder / "data"),
@@ -56,9 +63,12 @@ class AsItIs(SidecarProcess):
 
 @asynccontextmanager
 async def as_it_is(
-    folder: Path, redis: RedisServer | RedisCluster, file: Path = FILE, **environment: str
+    folder: Path,
+    redis: RedisServer | RedisCluster,
+    file: Path = FILE,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[AsItIs]:
-    async with AsItIs(folder, redis, file, **environment) as process:
+    async with AsItIs(folder, redis, file, environment) as process:
         assert len(process.workers()) == yaml.safe_load(FILE.read_text())["server"]["workers"] == 2
         yield process
 
@@ -126,7 +136,7 @@ async def _serves(tmp_path: Path, redis: RedisServer | RedisCluster, file: Path 
 async def test_redis_yaml_is_looked_after_through_any_worker(tmp_path: Path, redis_server: RedisServer) -> None:
     """`/metrics` tells of each worker, `users disconnect` reaches both, `dead-letters` are found and replayed by either."""
     stubborn = {"SIDECAR_PERSISTENCE__USE": "tests.plugins.stubborn_store:Stubborn"}
-    async with as_it_is(tmp_path, redis_server, **stubborn) as process:
+    async with as_it_is(tmp_path, redis_server, environment=stubborn) as process:
         refuse = tmp_path / "data" / "refuse"
         found = await spread(process, name="alice")
         await until(lambda: _up(process, "1.0", "1.0"), 30)
