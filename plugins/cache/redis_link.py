@@ -82,6 +82,10 @@ class Link:
         call = Call(script(name), keys, arguments, asyncio.get_running_loop().time() + self._timeout)
         if self._nodes is None:
             answer = await self._lane("server", lane)(call)
+            if isinstance(answer, Redirected):
+                raise Unavailable(
+                    "cache", "this Redis is a node of a cluster; set cache.options.cluster", retry_after=1.0
+                )
             return None if answer is NIL else answer
         return await self._in_cluster(self._nodes, call, lane)
 
@@ -155,12 +159,19 @@ class Link:
 
     # -- beside the scripts --------------------------------------------------------------------------------------------
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the servers are taken for a cluster."""
+        return self._is_cluster
+
+    def door(self) -> Redis:
+        """A client for the server that the URL names, whether or not it is one of many. The caller closes it."""
+        timeout = self._timeout
+        return Redis.from_url(self._url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)
+
     async def clients(self) -> Sequence[Redis]:
         """A client for each primary, for what is asked at the start and by `doctor`. The caller closes them."""
-        if self._nodes is not None:
-            return await self._nodes.clients()
-        timeout = self._timeout
-        return [Redis.from_url(self._url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)]
+        return [self.door()] if self._nodes is None else await self._nodes.clients()
 
     async def subscriber(self) -> Redis:
         """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, MovedError, RedisClusterException, RedisError
@@ -156,7 +156,7 @@ class Nodes:
         """A client for each primary. The caller closes them."""
         if not self.known:
             await self.refresh()
-        return [_client_of(node.connection_kwargs, self._timeout) for node in self.primaries.values()]
+        return [_client_of(node, self._timeout) for node in self.primaries.values()]
 
     async def any_client(self) -> Redis:
         """A client for a node that answers, each time perhaps another one. The caller closes it."""
@@ -178,10 +178,10 @@ class Nodes:
         raise Unavailable("cache", "the Redis cluster cannot be reached")
 
 
-def _client_of(options: Mapping[str, Any], timeout: float) -> Redis:
+def _client_of(node: ClusterNode, timeout: float) -> Redis:
     names = ("host", "port", "username", "password")
-    kept = {name: options[name] for name in names if options.get(name) is not None}
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    if tls:
-        kept = {**kept, "ssl": True, **tls}
+    options = node.connection_kwargs
+    kept = {name: options[name] for name in options if name in names or name.startswith("ssl_")}
+    if issubclass(node.connection_class, SSLConnection):
+        kept["ssl"] = True
     return Redis(**kept, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)

@@ -10,6 +10,7 @@ from typing import Any, Self
 from redis.asyncio.cluster import RedisCluster as ClusterClient
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from tests.services.certificates import Certificate
 from tests.services.cluster_node import ClusterNode, Peer
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import Setting
@@ -32,13 +33,16 @@ class RedisCluster:
         replicas: int = 0,
         proxied: bool = False,
         node_timeout: int = 2_000,
+        tls: Certificate | None = None,
         **config: Setting,
     ) -> None:
-        """`node_timeout`: milliseconds of silence after which a node is held for dead and a replica takes over."""
+        """`node_timeout`: milliseconds of silence after which a node is held for dead and a replica takes over.
+        `tls`: what each can also be reached with, at its `tls_port`."""
         self._folder = folder
         self._primaries, self._replicas = primaries, replicas
         self._proxied = proxied
         self._node_timeout = node_timeout
+        self._tls = tls
         self._config = config
         self._opened = AsyncExitStack()
         self.nodes: list[ClusterNode] = []
@@ -67,7 +71,8 @@ class RedisCluster:
         if self._proxied:
             proxy = await opened.enter_async_context(RedisProxy(("127.0.0.1", 0)))
             config = {**config, "cluster_announce_port": proxy.port}
-        node = await opened.enter_async_context(ClusterNode(folder, node_timeout=self._node_timeout, **config))
+        made = ClusterNode(folder, node_timeout=self._node_timeout, tls=self._tls, **config)
+        node = await opened.enter_async_context(made)
         if proxy is not None:
             proxy.target = node.address
             self._proxies[node] = proxy
