@@ -1,4 +1,4 @@
-"""`make services`: what the tests' servers need and pip cannot bring. Root on Debian installs it, anyone else is told.
+"""`make services`: what the tests' servers need and pip cannot bring. Root on Debian installs it, anyone else is told; Vault is built.
 
     python -m tests.services.install
 
@@ -16,19 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.services.cache_folder import cache_folder
 from tests.services.programs import Missing, find_faketime, find_redis, find_strace
+from tests.services.vault import building
+from tests.services.vault.programs import find_vault
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _FORBID_ALL = "#!/bin/sh\n# Written by `make services` of directus-sync-sidecar, which removes it again.\nexit 101\n"
-
-
-def cache_folder() -> Path:
-    """Where downloaded and built needs of the tests are kept: outside the tree, shared by all work trees of this user."""
-    named = os.environ.get("SIDECAR_TEST_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(named) if named else Path(base) / "directus-sync-sidecar"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @contextmanager
@@ -69,8 +63,8 @@ def install(packages: Sequence[str]) -> None:
         _apt_get("install", "-y", "--no-install-recommends", *packages)
 
 
-def missing() -> dict[str, str]:
-    """What is not there: Debian's package, and what to do about it."""
+def missing_packages() -> dict[str, str]:
+    """What Debian has and is not there: its package, and what to do about it."""
     why = {}
     for package, find in {"redis-server": find_redis, "strace": find_strace, "libfaketime": find_faketime}.items():
         try:
@@ -80,15 +74,34 @@ def missing() -> dict[str, str]:
     return why
 
 
+def build_vault() -> str | None:
+    """Builds the tests' Vault where none is to be had otherwise; returns why there is none all the same."""
+    try:
+        if not os.environ.get("VAULT_ADDR"):
+            find_vault()
+        return None
+    except Missing as error:
+        why = str(error)
+    if os.environ.get("SIDECAR_TEST_VAULT"):  # one that is named is wanted, and no other
+        return why
+    print("building the tests' Vault: five minutes, once", file=sys.stderr)
+    try:
+        building.build()
+    except Missing as error:
+        return str(error)
+    return None
+
+
 def main() -> int:
     with _alone():
-        if (packages := [*missing()]) and shutil.which("apt-get") and os.geteuid() == 0:
+        if (packages := [*missing_packages()]) and shutil.which("apt-get") and os.geteuid() == 0:
             print(f"installing {', '.join(packages)}", file=sys.stderr)
             try:
                 install(packages)
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"that failed: {error}", file=sys.stderr)
-    for reason in missing().values():
+        no_vault = build_vault()
+    for reason in [*missing_packages().values(), *([no_vault] if no_vault else [])]:
         print(f"{reason} The tests that want it will be skipped.", file=sys.stderr)
     return 0
 
