@@ -99,9 +99,10 @@ async def listen(
 
 async def _connection(url: str, token: str, topics: Sequence[Topic]) -> AsyncGenerator[Connected | Happened, None]:
     address = f"{url.rstrip('/')}/websocket"
-    # A redirect would carry the token to wherever it points.
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_HANDSHAKE_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(_refuse_redirect)
+    async with aiohttp.ClientSession(timeout=timeout, trace_configs=[tracing]) as session:
         async with asyncio.timeout(_HANDSHAKE_SECONDS):
             ws = await _connect(session, address)
         async with ws:
@@ -142,15 +143,18 @@ async def _connection(url: str, token: str, topics: Sequence[Topic]) -> AsyncGen
                     yield heard
 
 
+async def _refuse_redirect(*_: object) -> None:
+    """Whoever it points to would get the token (threats T40)."""
+    raise NotHeard("redirected, which is not followed")
+
+
 async def _connect(session: aiohttp.ClientSession, address: str) -> aiohttp.ClientWebSocketResponse:
     try:
-        return await session.ws_connect(address, heartbeat=None, autoping=True, max_msg_size=_LARGEST, max_redirects=0)
+        return await session.ws_connect(address, max_msg_size=_LARGEST)
     except aiohttp.WSServerHandshakeError as error:
         if error.status in (404, 403, 400):
             raise NotHeard(f"refused with {error.status}; set WEBSOCKETS_ENABLED=true for Directus") from None
         raise NotHeard(f"refused with {error.status}") from None
-    except aiohttp.TooManyRedirects:
-        raise NotHeard("redirected, which is not followed") from None
 
 
 async def _sign_in(ws: aiohttp.ClientWebSocketResponse, token: str) -> None:

@@ -1,0 +1,273 @@
+"""`auth.directus`: people sign in with what Directus gave them (docs/directus.md).
+
+An access token, a session token (in the first frame, or as Directus' own HttpOnly cookie with `server.cookie`), or a static token.
+The token says who somebody is; whether that person may still come in says the service account. The parts, from here down:
+`directus_tokens` (what a token claims), `directus_vouchers` (whether Directus takes it), `directus_people` (who it is),
+`directus_sessions` (which are open here), `directus_source` (the calls).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+import structlog
+from pydantic import Field, SecretStr, field_validator
+
+from plugins.auth.directus_findings import findings_of
+from plugins.auth.directus_people import People, Person
+from plugins.auth.directus_sessions import OpenSessions
+from plugins.auth.directus_source import Source
+from plugins.auth.directus_tokens import Kind, Token, read_token
+from plugins.auth.directus_vouchers import Pace, Vouchers
+from plugins.directus.bootstrap import bootstrap
+from plugins.directus.options import DirectusOptions
+from plugins.directus.subscription import Connected, Happened, Lost, Topic, listen
+from sidecar import (
+    Authenticator,
+    Credential,
+    Ended,
+    Finding,
+    Session,
+    StartRefused,
+    Surroundings,
+    Unauthenticated,
+    Unavailable,
+    hookimpl,
+)
+
+log = structlog.get_logger("plugins.auth.directus")
+
+_HEARD_SECONDS = 45.0
+"""How long an answer is good while Directus reports every change."""
+_UNHEARD_SECONDS = 2.0
+_SESSION_SECONDS = 2.0
+"""For the tabs of one browser that come back at once: Directus reports no end of a session."""
+_AGAIN_SECONDS = 2.0
+_TOPIC = Topic("directus_users", ("id", "status", "role"), ("update", "delete"))
+
+
+class Directus(Authenticator):
+    """`auth.directus`. A Directus that does not answer is waited for; one that refuses the service account refuses the start."""
+
+    api = 1
+
+    class Options(DirectusOptions):
+        secret: SecretStr | None = Field(
+            default=None,
+            description="Directus' own SECRET, to check tokens here instead of asking Directus about each. Whoever holds it can make "
+            "tokens of anybody, so leave it out unless very many people sign in.",
+        )
+        roles: tuple[str, ...] = Field(default=(), description="Ids of the roles that may use the sidecar; empty: everybody.")
+        names: Literal["full", "first", "none"] = Field(
+            default="full", description="What is shown as the sender of a message: first and last name, the first alone, nothing."
+        )
+        sign_ins_per_second: Annotated[int, Field(ge=1, le=1000)] = Field(
+            default=50, description="How many tokens Directus is asked about in a second at most; who comes beyond that waits."
+        )
+
+        @field_validator("secret")
+        @classmethod
+        def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+            if secret is not None and len(secret.get_secret_value().encode()) < 32:
+                raise ValueError("is shorter than 32 bytes, so can be guessed; leave it out, tokens are asked of Directus then")
+            return secret
+
+    def __init__(self, options: Options, surroundings: Surroundings) -> None:
+        self._options = options
+        self._surroundings = surroundings
+        self._secret = options.secret.get_secret_value() if options.secret is not None else None
+        self._source = Source(options)
+        self._people = People(self._read_people, kept=self._kept)
+        self._vouchers = Vouchers(self._source.whose, Pace(float(options.sign_ins_per_second)))
+        self._open = OpenSessions()
+        self._heard = False
+        self._unheard_because = "not connected yet"
+        self._inspected = False
+        self._barred: str | None = None
+        self._stack = AsyncExitStack()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._source)
+            stack.push_async_callback(self._vouchers.close)
+            try:
+                await self._inspect()
+            except Unavailable as error:
+                log.warning("directus_waited_for", reason=error.reason)
+                looking = asyncio.create_task(self._look_until_inspected())
+                stack.push_async_callback(_end, looking)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _inspect(self) -> None:
+        """Raises `StartRefused` where sign-in cannot work like this, `Unavailable` where Directus cannot be asked."""
+        await self._source.inspect(self._secret)
+        self._inspected, self._barred = True, None
+
+    async def _look_until_inspected(self) -> None:
+        """Directus was away at the start. The process serves already: what is wrong ends nothing, but nobody is let in on it."""
+        while not self._inspected:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            try:
+                await self._inspect()
+            except Unavailable:
+                continue
+            except StartRefused as error:
+                if self._barred != str(error):
+                    log.error("directus_refuses", reason=str(error))
+                self._barred = str(error)
+
+    @hookimpl
+    async def provide_auth(self) -> Authenticator:
+        return self
+
+    def state(self) -> Mapping[str, Any]:
+        """For `/readyz`: whether Directus answers, and whether it reports changes of users."""
+        trouble = self._barred or self._source.trouble
+        state: dict[str, Any] = {"ok": trouble is None, "hears_changes": self._heard}
+        if trouble is not None:
+            state["reason"] = trouble
+        elif not self._heard:
+            state["detail"] = f"changes of users are seen within a minute: {self._unheard_because}"
+        return state
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """The service account, with the right to see who may sign in."""
+        return await bootstrap(self._options, self._surroundings.data_dir, dry_run=dry_run)
+
+    async def findings(self) -> Sequence[Finding]:
+        """For `sidecar doctor`."""
+        return await findings_of(self._options, self._secret)
+
+    # -- the slot ------------------------------------------------------------------------------------------------------
+
+    async def sign_in(self, credential: Credential) -> Session:
+        token = read_token(
+            credential.token, self._now(), secret=self._secret, from_cookie=credential.from_cookie
+        )
+        if self._barred is not None:
+            raise Unavailable("auth", self._barred)
+        user_id = await self._genuine(token)
+        person = await self._allowed(user_id, fresh=False)
+        self._open.shown(user_id, token)
+        return Session(
+            user_id=user_id,
+            name=person.name,
+            session_id=token.session_id,
+            expires_at=token.expires_at(self._source.clock_ahead),
+            second_factor=False,
+            detail={"token": token.text},
+        )
+
+    async def recheck(self, session: Session) -> None:
+        token = read_token(session.detail["token"], self._now() - _HEARD_SECONDS)
+        try:
+            await self._still(session.user_id, token)
+        except Unauthenticated:
+            self._open.ended(session.user_id, token)
+            raise
+        self._open.shown(session.user_id, token)
+
+    async def ended(self) -> AsyncIterator[Ended]:
+        """As Directus' WebSocket reports changes of users; after a gap everybody who is connected here is looked at."""
+        try:
+            async with aclosing(listen(self._options.address, self._source.token, [_TOPIC])) as heard:
+                async for each in heard:
+                    async with aclosing(self._ended_by(each)) as reports:
+                        async for report in reports:
+                            yield report
+        finally:
+            self._heard = False
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """The time on Directus' clock."""
+        return time.time() - self._source.clock_ahead
+
+    def _kept(self) -> float:
+        return _HEARD_SECONDS if self._heard else _UNHEARD_SECONDS
+
+    async def _genuine(self, token: Token) -> str:
+        if token.kind is Kind.ACCESS:
+            if self._secret is not None and token.user_id is not None:
+                return token.user_id
+            # Directus itself takes an access token until it expires, whatever happens to its person.
+            return await self._vouchers.whose(token, (token.expires or 0.0) - self._now())
+        return await self._vouchers.whose(token, _SESSION_SECONDS if token.kind is Kind.SESSION else self._kept())
+
+    async def _still(self, user_id: str, token: Token) -> None:
+        """Raises `Unauthenticated` when the session is over, as Directus says now."""
+        await self._allowed(user_id, fresh=True)
+        if token.kind is not Kind.ACCESS:
+            await self._vouchers.whose(token, 0.0, fresh=True)
+
+    async def _allowed(self, user_id: str, *, fresh: bool) -> Person:
+        person = await self._people.find(user_id, fresh=fresh)
+        if person is None:
+            raise Unauthenticated("there is no such person in Directus")
+        if not person.active:
+            raise Unauthenticated("this person's account is not active in Directus")
+        if user_id == self._source.account:
+            raise Unauthenticated("the service account is nobody who signs in")
+        if self._options.roles and person.role not in self._options.roles:
+            raise Unauthenticated("this person's role may not use the sidecar")
+        return person
+
+    async def _read_people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:
+        return await self._source.people(user_ids, self._options.names)
+
+    async def _ended_by(self, heard: Connected | Lost | Happened) -> AsyncGenerator[Ended, None]:
+        match heard:
+            case Lost(reason):
+                self._heard, self._unheard_because = False, reason
+            case Connected():
+                self._people.drop()
+                self._vouchers.drop_static()
+                self._heard = True
+                for report in await self._look_at(self._open.users()):
+                    yield report
+            case Happened(event="delete", keys=keys):
+                self._people.drop(keys)
+                for user_id in keys:
+                    yield Ended(user_id, erased=True)
+            case Happened(rows=rows):
+                user_ids = [row["id"] for row in rows if isinstance(row.get("id"), str)]
+                self._people.drop(user_ids)
+                self._vouchers.drop_static()
+                for row in rows:
+                    if isinstance(row.get("status"), str) and row["status"] != "active":
+                        yield Ended(row["id"])
+                mine = set(self._open.users())
+                for report in await self._look_at([user_id for user_id in user_ids if user_id in mine]):
+                    yield report
+
+    async def _look_at(self, user_ids: Sequence[str]) -> Sequence[Ended]:
+        """Whose sessions are over by now, of these. What cannot be asked is asked again with the core's next look."""
+        sessions = [(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)]
+        outcomes = await asyncio.gather(*(self._still(*each) for each in sessions), return_exceptions=True)
+        over = []
+        for (user_id, token), outcome in zip(sessions, outcomes, strict=True):
+            if isinstance(outcome, Unauthenticated):
+                self._open.ended(user_id, token)
+                over.append(Ended(user_id, token.session_id))
+            elif isinstance(outcome, BaseException) and not isinstance(outcome, Unavailable):
+                raise outcome
+        return over
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
