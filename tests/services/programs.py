@@ -64,3 +64,15 @@ def find_redis() -> Program:
     if program.version < (7,):
         raise Missing(f"Too old: {program.description}. {_HOW}")
     return program
+
+
+def find_postgres() -> Path:
+    """The folder with PostgreSQL's programs: `SIDECAR_TEST_POSTGRES`, else Debian's newest."""
+    named = os.environ.get("SIDECAR_TEST_POSTGRES")
+    folders = [Path(named)] if named else sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parts)
+    for folder in reversed(folders):
+        if (folder / "initdb").exists() and (folder / "postgres").exists():
+            return folder
+    raise Missing(
+        "No PostgreSQL below /usr/lib/postgresql. Install postgresql, or name its bin: SIDECAR_TEST_POSTGRES."
+    )
