@@ -9,8 +9,9 @@ The token says who somebody is; whether that person may still come in says the s
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -19,14 +20,14 @@ import structlog
 from pydantic import Field, SecretStr, field_validator
 
 from plugins.auth.directus_findings import findings_of
-from plugins.auth.directus_people import People, Person
+from plugins.auth.directus_people import ACTIVE, People, Person
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_source import Source
 from plugins.auth.directus_tokens import Kind, Token, read_token
 from plugins.auth.directus_vouchers import Pace, Vouchers
 from plugins.directus.bootstrap import bootstrap
 from plugins.directus.options import DirectusOptions
-from plugins.directus.subscription import Connected, Happened, Lost, Topic, listen
+from plugins.directus.subscriptions import Heard, Wanted, follow
 from sidecar import (
     Authenticator,
     Credential,
@@ -48,7 +49,10 @@ _UNHEARD_SECONDS = 2.0
 _SESSION_SECONDS = 2.0
 """For the tabs of one browser that come back at once: Directus reports no end of a session."""
 _AGAIN_SECONDS = 2.0
-_TOPIC = Topic("directus_users", ("id", "status", "role"), ("update", "delete"))
+_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+"""Between two tries to hear Directus."""
+# Deletions last: what is reported while a later subscription is being made is lost, and no look afterwards would find it.
+_WANTED = (Wanted("directus_users", "update", ("id", "status", "role")), Wanted("directus_users", "delete"))
 
 
 class Directus(Authenticator):
@@ -62,19 +66,25 @@ class Directus(Authenticator):
             description="Directus' own SECRET, to check tokens here instead of asking Directus about each. Whoever holds it can make "
             "tokens of anybody, so leave it out unless very many people sign in.",
         )
-        roles: tuple[str, ...] = Field(default=(), description="Ids of the roles that may use the sidecar; empty: everybody.")
+        roles: tuple[str, ...] = Field(
+            default=(), description="Ids of the roles that may use the sidecar; empty: everybody."
+        )
         names: Literal["full", "first", "none"] = Field(
-            default="full", description="What is shown as the sender of a message: first and last name, the first alone, nothing."
+            default="full",
+            description="What is shown as the sender of a message: first and last name, the first alone, nothing.",
         )
         sign_ins_per_second: Annotated[int, Field(ge=1, le=1000)] = Field(
-            default=50, description="How many tokens Directus is asked about in a second at most; who comes beyond that waits."
+            default=50,
+            description="How many tokens Directus is asked about in a second at most; who comes beyond that waits.",
         )
 
         @field_validator("secret")
         @classmethod
         def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
             if secret is not None and len(secret.get_secret_value().encode()) < 32:
-                raise ValueError("is shorter than 32 bytes, so can be guessed; leave it out, tokens are asked of Directus then")
+                raise ValueError(
+                    "is shorter than 32 bytes, so can be guessed; leave it out, tokens are asked of Directus then"
+                )
             return secret
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
@@ -154,9 +164,7 @@ class Directus(Authenticator):
     # -- the slot ------------------------------------------------------------------------------------------------------
 
     async def sign_in(self, credential: Credential) -> Session:
-        token = read_token(
-            credential.token, self._now(), secret=self._secret, from_cookie=credential.from_cookie
-        )
+        token = read_token(credential.token, self._now(), secret=self._secret, from_cookie=credential.from_cookie)
         if self._barred is not None:
             raise Unavailable("auth", self._barred)
         user_id = await self._genuine(token)
@@ -168,11 +176,11 @@ class Directus(Authenticator):
             session_id=token.session_id,
             expires_at=token.expires_at(self._source.clock_ahead),
             second_factor=False,
-            detail={"token": token.text},
+            detail=token.detail(),
         )
 
     async def recheck(self, session: Session) -> None:
-        token = read_token(session.detail["token"], self._now() - _HEARD_SECONDS)
+        token = Token.from_detail(session.user_id, session.detail)
         try:
             await self._still(session.user_id, token)
         except Unauthenticated:
@@ -182,14 +190,17 @@ class Directus(Authenticator):
 
     async def ended(self) -> AsyncIterator[Ended]:
         """As Directus' WebSocket reports changes of users; after a gap everybody who is connected here is looked at."""
+        reports: asyncio.Queue[Ended | Exception] = asyncio.Queue()
+        listening = asyncio.create_task(self._listen(reports))
         try:
-            async with aclosing(listen(self._options.address, self._source.token, [_TOPIC])) as heard:
-                async for each in heard:
-                    async with aclosing(self._ended_by(each)) as reports:
-                        async for report in reports:
-                            yield report
+            while True:
+                report = await reports.get()
+                if isinstance(report, Exception):
+                    raise report
+                yield report
         finally:
             self._heard = False
+            await _end(listening)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
@@ -229,43 +240,70 @@ class Directus(Authenticator):
     async def _read_people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:
         return await self._source.people(user_ids, self._options.names)
 
-    async def _ended_by(self, heard: Connected | Lost | Happened) -> AsyncGenerator[Ended, None]:
-        match heard:
-            case Lost(reason):
-                self._heard, self._unheard_because = False, reason
-            case Connected():
-                self._people.drop()
-                self._vouchers.drop_static()
-                self._heard = True
-                for report in await self._look_at(self._open.users()):
-                    yield report
-            case Happened(event="delete", keys=keys):
-                self._people.drop(keys)
-                for user_id in keys:
-                    yield Ended(user_id, erased=True)
-            case Happened(rows=rows):
-                user_ids = [row["id"] for row in rows if isinstance(row.get("id"), str)]
-                self._people.drop(user_ids)
-                self._vouchers.drop_static()
-                for row in rows:
-                    if isinstance(row.get("status"), str) and row["status"] != "active":
-                        yield Ended(row["id"])
-                mine = set(self._open.users())
-                for report in await self._look_at([user_id for user_id in user_ids if user_id in mine]):
-                    yield report
+    # -- changes of users ----------------------------------------------------------------------------------------------
 
-    async def _look_at(self, user_ids: Sequence[str]) -> Sequence[Ended]:
-        """Whose sessions are over by now, of these. What cannot be asked is asked again with the core's next look."""
-        sessions = [(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)]
-        outcomes = await asyncio.gather(*(self._still(*each) for each in sessions), return_exceptions=True)
-        over = []
-        for (user_id, token), outcome in zip(sessions, outcomes, strict=True):
-            if isinstance(outcome, Unauthenticated):
+    async def _listen(self, reports: asyncio.Queue[Ended | Exception]) -> None:
+        """Runs for good, connecting again whenever the connection ends."""
+        pause = _PAUSE
+        looks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                try:
+                    async with aclosing(follow(self._source.client, _WANTED)) as stream:
+                        async for heard in stream:
+                            pause = _PAUSE
+                            if users := self._take(heard, reports):
+                                # Beside the stream: what Directus reports next does not wait for what it is asked.
+                                look = asyncio.create_task(self._look_at(users, reports))
+                                looks.add(look)
+                                look.add_done_callback(looks.discard)
+                    reason = "it ended"
+                except Unavailable as error:
+                    reason = error.reason
+                if self._heard or self._unheard_because != reason:
+                    log.warning("directus_not_heard", reason=reason, retry_after=pause)
+                self._heard, self._unheard_because = False, reason
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        except Exception as error:  # noqa: BLE001  # whoever reads the reports is told, and begins anew
+            reports.put_nowait(error)
+        finally:
+            for look in list(looks):
+                await _end(look)
+
+    def _take(self, heard: Heard | None, reports: asyncio.Queue[Ended | Exception]) -> Collection[str]:
+        """Reports what follows from this alone. Returns whom to look at: who may have been changed otherwise, by a new password or in a gap."""
+        self._vouchers.drop_static()
+        if heard is None:
+            self._people.drop()
+            self._heard = True
+            return self._open.users()
+        if heard.action == "delete":
+            self._people.drop(heard.keys)
+            for user_id in heard.keys:
+                reports.put_nowait(Ended(user_id, erased=True))
+            return ()
+        rows = [row for row in heard.rows if isinstance(row.get("id"), str)]
+        self._people.drop([row["id"] for row in rows])
+        for row in rows:
+            if row.get("status") != ACTIVE:
+                reports.put_nowait(Ended(row["id"]))
+        mine = set(self._open.users())
+        return [row["id"] for row in rows if row.get("status") == ACTIVE and row["id"] in mine]
+
+    async def _look_at(self, user_ids: Collection[str], reports: asyncio.Queue[Ended | Exception]) -> None:
+        """Reports the sessions of these that are over by now. What cannot be asked is asked again with the core's next look."""
+
+        async def look(user_id: str, token: Token) -> None:
+            try:
+                await self._still(user_id, token)
+            except Unauthenticated:
                 self._open.ended(user_id, token)
-                over.append(Ended(user_id, token.session_id))
-            elif isinstance(outcome, BaseException) and not isinstance(outcome, Unavailable):
-                raise outcome
-        return over
+                reports.put_nowait(Ended(user_id, token.session_id))
+            except Unavailable:
+                pass
+
+        await asyncio.gather(*(look(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -58,6 +58,15 @@ class Token:
         """What this session is called: the same for every token of one Directus session, and no secret."""
         return digest(self.session if self.session is not None else self.text)
 
+    def detail(self) -> Mapping[str, str]:
+        """For `Session.detail`; `from_detail` makes the token of it again."""
+        return {"token": self.text, "kind": self.kind.value, "session": self.session or ""}
+
+    @classmethod
+    def from_detail(cls, user_id: str, detail: Mapping[str, str]) -> Token:
+        """The token that a session began with, without its times."""
+        return cls(detail["token"], Kind(detail["kind"]), user_id, detail["session"] or None)
+
     def expires_at(self, ahead: float = 0.0) -> datetime | None:
         """When it ends on our clock, which is `ahead` of Directus' by so many seconds."""
         return datetime.fromtimestamp(self.expires + ahead, UTC) if self.expires is not None else None

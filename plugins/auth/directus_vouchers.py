@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from plugins.auth.directus_tokens import Token, digest
+from plugins.auth.directus_tokens import Kind, Token, digest
 from sidecar import Unauthenticated, Unavailable
 
 _MOST_KEPT = 50_000
@@ -46,6 +46,9 @@ class Vouchers:
         self._clock = clock
         self._good: dict[str, tuple[str, float]] = {}
         """By digest of the token: whose it is, and until when that is known."""
+        self._static: set[str] = set()
+        """Those of `_good` that are static tokens, which may be taken away at any moment."""
+        self._drops = 0
         self._asking: dict[str, asyncio.Task[str]] = {}
 
     async def whose(self, token: Token, seconds: float, *, fresh: bool = False) -> str:
@@ -60,11 +63,15 @@ class Vouchers:
         if task is None:
             task = self._asking[name] = asyncio.create_task(self._find(name, token.text))
             task.add_done_callback(partial(self._asked, name))
-        started = self._clock()
+        started, drops = self._clock(), self._drops
         user_id = await asyncio.shield(task)
         if token.user_id is not None and token.user_id != user_id:
             raise Unauthenticated("Directus knows this token as another person's")
-        self._keep(name, user_id, started + seconds)
+        static = token.kind is Kind.STATIC
+        if seconds > 0 and not (static and drops != self._drops):
+            self._keep(name, user_id, started + seconds)
+            if static:
+                self._static.add(name)
         return user_id
 
     async def _find(self, name: str, text: str) -> str:
@@ -80,9 +87,12 @@ class Vouchers:
         if not task.cancelled():
             task.exception()  # whoever asked may have gone meanwhile, and it is nobody's then
 
-    def drop(self) -> None:
-        """Forgets every answer."""
-        self._good.clear()
+    def drop_static(self) -> None:
+        """Forgets every static token: somebody's may have been taken away."""
+        self._drops += 1
+        for name in self._static:
+            self._good.pop(name, None)
+        self._static.clear()
 
     def _keep(self, name: str, user_id: str, until: float) -> None:
         self._good.pop(name, None)
