@@ -1,0 +1,1 @@
+"""What the plugins `persistence.directus` and `auth.directus` share: the way to Directus, and what is kept there."""
