@@ -46,6 +46,7 @@ from sidecar.errors import (
     Undecryptable,
     Unstorable,
 )
+from sidecar.findings import Finding, clock_finding
 from sidecar.hooks import hookimpl
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
 from sidecar.plugin_entry import Surroundings
@@ -100,6 +101,7 @@ __all__ = [
     "Events",
     "Field",
     "FillToken",
+    "Finding",
     "Fresh",
     "Item",
     "KeyGone",
@@ -147,6 +149,7 @@ __all__ = [
     "UserHash",
     "View",
     "__version__",
+    "clock_finding",
     "decide",
     "epoch_of",
     "hookimpl",
