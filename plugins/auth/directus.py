@@ -19,14 +19,16 @@ from typing import Annotated, Any, Literal, Self
 import structlog
 from pydantic import Field, SecretStr, field_validator
 
-from plugins.auth.directus_findings import findings_of
+from plugins.auth.directus_findings import sign_in_findings
 from plugins.auth.directus_people import ACTIVE, People, Person
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_source import Source
 from plugins.auth.directus_tokens import Kind, Token, read_token
 from plugins.auth.directus_vouchers import Pace, Vouchers
+from plugins.directus.account import READ_PEOPLE
 from plugins.directus.bootstrap import bootstrap
 from plugins.directus.options import DirectusOptions
+from plugins.directus.plan import Needed
 from plugins.directus.subscriptions import Heard, Wanted, follow
 from sidecar import (
     Authenticator,
@@ -35,7 +37,6 @@ from sidecar import (
     Finding,
     Session,
     StartRefused,
-    Surroundings,
     Unauthenticated,
     Unavailable,
     hookimpl,
@@ -87,9 +88,8 @@ class Directus(Authenticator):
                 )
             return secret
 
-    def __init__(self, options: Options, surroundings: Surroundings) -> None:
+    def __init__(self, options: Options) -> None:
         self._options = options
-        self._surroundings = surroundings
         self._secret = options.secret.get_secret_value() if options.secret is not None else None
         self._source = Source(options)
         self._people = People(self._read_people, kept=self._kept)
@@ -155,11 +155,11 @@ class Directus(Authenticator):
 
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
         """The service account, with the right to see who may sign in."""
-        return await bootstrap(self._options, self._surroundings.data_dir, dry_run=dry_run)
+        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), dry_run=dry_run)
 
     async def findings(self) -> Sequence[Finding]:
         """For `sidecar doctor`."""
-        return await findings_of(self._options, self._secret)
+        return await sign_in_findings(self._source, self._secret, self._options.roles)
 
     # -- the slot ------------------------------------------------------------------------------------------------------
 
