@@ -6,9 +6,11 @@ alone.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sidecar import Batcher
@@ -47,6 +49,7 @@ class People:
         self._clock = clock
         self._known: dict[str, tuple[Person, float]] = {}
         self._ask: Batcher[str, Person | None] = Batcher(self._send, most=_AT_ONCE)
+        self._asking: dict[str, asyncio.Future[Person | None]] = {}
         self._asked: Sequence[str] = ()
         self._dropped: set[str] = set()
         """Dropped since they were asked for."""
@@ -57,7 +60,16 @@ class People:
             known = self._known.get(user_id)
             if known is not None and self._clock() - known[1] < self._kept():
                 return known[0]
-        return await self._ask(user_id)
+        answer = self._asking.get(user_id)
+        if answer is None:
+            answer = self._asking[user_id] = self._ask.ask(user_id)
+            answer.add_done_callback(partial(self._answered, user_id))
+        return await asyncio.shield(answer)  # whoever goes away takes it from nobody else
+
+    def _answered(self, user_id: str, answer: asyncio.Future[Person | None]) -> None:
+        self._asking.pop(user_id, None)
+        if not answer.cancelled():
+            answer.exception()  # whoever asked may have gone, and it is nobody's then
 
     def drop(self, user_ids: Collection[str] | None = None) -> None:
         """Forgets them (None: everybody)."""
@@ -66,7 +78,7 @@ class People:
         self._dropped.update(self._asked if user_ids is None else user_ids)
 
     async def _send(self, user_ids: Sequence[str]) -> Sequence[Person | None]:
-        self._asked = list(dict.fromkeys(user_ids))
+        self._asked = user_ids
         for _ in range(_READ_AGAIN):
             self._dropped = set()
             started = self._clock()
