@@ -120,6 +120,7 @@ async def follow_ended(context: Context) -> None:
         try:
             async for ended in context.parts.auth.ended():
                 user = hash_user(ended.user_id, context.config.pepper)
+                context.ends.append((asyncio.get_running_loop().time(), user, ended.session_id))
                 for connection in context.registry.of(user):
                     held = context.sessions.get(connection.id)
                     if held is not None and ended.session_id in (None, held.session.session_id):
