@@ -46,6 +46,7 @@ from sidecar.errors import (
     Undecryptable,
     Unstorable,
 )
+from sidecar.findings import Finding, clock_finding
 from sidecar.hooks import hookimpl
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
 from sidecar.plugin_entry import Surroundings
@@ -66,7 +67,7 @@ from sidecar.slots.authenticator import Authenticator, Credential, Ended, Sessio
 from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
 from sidecar.slots.keyed_cipher import Asked, KeyedCipher
-from sidecar.slots.store import Store
+from sidecar.slots.store import Elsewhere, Store
 from sidecar.version import __version__
 
 __all__ = [
@@ -96,11 +97,13 @@ __all__ = [
     "Document",
     "DoomChat",
     "Duration",
+    "Elsewhere",
     "Ended",
     "Entry",
     "Events",
     "Field",
     "FillToken",
+    "Finding",
     "Fresh",
     "Item",
     "KeyGone",
@@ -148,6 +151,7 @@ __all__ = [
     "UserHash",
     "View",
     "__version__",
+    "clock_finding",
     "decide",
     "epoch_of",
     "hookimpl",

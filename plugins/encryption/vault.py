@@ -24,7 +24,7 @@ from plugins.encryption.vault_sign_in import SignInRefused
 from plugins.encryption.vault_tokens import Tokens
 from plugins.encryption.vault_transit import Transit
 from plugins.encryption.vault_wire import Wire
-from sidecar import Cipher, StartRefused, Unavailable, hookimpl
+from sidecar import Cipher, Finding, StartRefused, Unavailable, hookimpl
 
 log = structlog.get_logger("plugins.encryption.vault")
 
@@ -124,11 +124,11 @@ class Vault:
                 raise Unavailable("encryption", str(error)) from None
             return await make_transit_key(link, self._options.transit, dry_run=dry_run)
 
-    async def findings(self) -> Sequence[str]:
+    async def findings(self) -> Sequence[Finding]:
         """For `doctor`: what is wrong, each with what mends it. Raises `Unavailable`."""
         if self._link is None:
             raise RuntimeError("encryption.vault is used before it was entered")
-        return [str(finding) for finding in await inspect(self._link, self._options, audit=True)]
+        return [flaw.finding() for flaw in await inspect(self._link, self._options, audit=True)]
 
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Vault answers, and how long the token lives."""

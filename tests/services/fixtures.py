@@ -15,12 +15,16 @@ import pytest
 import pytest_asyncio
 
 from tests.services.cluster import RedisCluster
-from tests.services.programs import Missing, find_faketime, find_redis, find_strace
+from tests.services.directus.installing import find_directus
+from tests.services.directus.server import DirectusServer
+from tests.services.postgres_server import PostgresServer
+from tests.services.programs import Missing, find_faketime, find_postgres, find_redis, find_strace
 from tests.services.redis_server import RedisServer, Setting
 from tests.services.replicated_redis import ReplicatedRedis
 
 StartCluster = Callable[..., Awaitable[RedisCluster]]
 StartReplicated = Callable[..., Awaitable[ReplicatedRedis]]
+StartDirectus = Callable[..., Awaitable[DirectusServer]]
 StartRedis = Callable[..., Awaitable[RedisServer]]
 
 
@@ -44,9 +48,12 @@ def strace() -> str:
 
 @pytest.fixture(scope="session")
 def faketime() -> str:
-    """The path of libfaketime; skips by name where there is none."""
+    """What a redis-server preloads to run at another time; skips by name where there is no libfaketime.
+
+    The C library beside it takes jemalloc's place, which asks for the time before libfaketime is ready (wolfcw/libfaketime#130).
+    """
     try:
-        return find_faketime()
+        return f"{find_faketime(threads=False)} libc.so.6"
     except Missing as missing:
         pytest.skip(str(missing))
 
@@ -125,3 +132,49 @@ async def start_replicated(_redis_program: None, tmp_path: Path) -> AsyncIterato
             return await pairs.enter_async_context(ReplicatedRedis(tmp_path / f"pair-{number}", **config))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def _directus_installed() -> None:
+    """Skips by name where there is no Directus; with CI=true that is a failure."""
+    try:
+        find_directus()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def directus_server(
+    _directus_installed: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[DirectusServer]:
+    """A Directus on SQLite that all tests of this pytest worker share, with all that they leave there: use collections and
+    people of your own, and leave its life and settings alone. It starts in 5 to 15 s."""
+    async with DirectusServer(tmp_path_factory.mktemp("directus")) as server:
+        yield server
+        assert server.running, "a test that ends its server wants one of its own: start_directus"
+
+
+@pytest.fixture
+async def start_directus(_directus_installed: None, tmp_path: Path) -> AsyncIterator[StartDirectus]:
+    """Starts servers of the test's own: `server = await start_directus(RATE_LIMITER_ENABLED="true", RATE_LIMITER_POINTS="5")`."""
+    async with AsyncExitStack() as servers:
+        number = 0
+
+        async def start(**environment: str) -> DirectusServer:
+            nonlocal number
+            number += 1
+            server = DirectusServer(tmp_path / f"directus-{number}", **environment)
+            return await servers.enter_async_context(server)
+
+        yield start
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[PostgresServer]:
+    """An empty PostgreSQL of the test's own: `await start_directus(**postgres.for_directus())`. Skips by name where there is none."""
+    try:
+        find_postgres()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    async with PostgresServer(tmp_path / "postgres") as server:
+        yield server

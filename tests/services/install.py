@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.services.cache_folder import cache_folder
+from tests.services.directus.installing import install as install_directus
 from tests.services.programs import Missing, find_faketime, find_redis, find_strace
 from tests.services.vault import building
 from tests.services.vault.programs import find_vault
@@ -101,7 +102,12 @@ def main() -> int:
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"that failed: {error}", file=sys.stderr)
         no_vault = build_vault()
-    for reason in [*missing_packages().values(), *([no_vault] if no_vault else [])]:
+    reasons = [*missing_packages().values(), *([no_vault] if no_vault else [])]
+    try:
+        install_directus()
+    except Missing as error:
+        reasons.append(str(error))
+    for reason in reasons:
         print(f"{reason} The tests that want it will be skipped.", file=sys.stderr)
     return 0
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,11 @@ class ServiceProcess:
     killed leaves nothing running.
     """
 
-    def __init__(self, command: Sequence[str], *, folder: Path, log: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """`environment`: all of it, from the next start on; None is the tests' own."""
+        self.environment = environment
         self._command = list(command)
         self._folder = folder
         self._log = log
@@ -70,7 +74,12 @@ class ServiceProcess:
             command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=self._folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
 
     def signal(self, number: signal.Signals) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.services import install
+from tests.services.directus import installing
+from tests.services.directus.installing import find_directus
 from tests.services.programs import Missing
 from tests.services.vault.programs import find_vault
 
@@ -18,7 +20,7 @@ case "$*" in *update*) exit 0;; esac
 test {status} = 0 || exit {status}
 printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
 printf '#!/bin/sh\\n' > {folder}/strace
-echo > {folder}/libfaketime
+echo > {folder}/libfaketimeMT.so.1
 /bin/chmod +x {folder}/redis-server {folder}/strace
 """
 
@@ -51,8 +53,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
     for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT", "VAULT_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketimeMT.so.1"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(install, "install_directus", lambda: None)
     made = Machine(tmp_path)
     monkeypatch.setattr(install, "_POLICY", made.policy)
     return made
@@ -176,3 +179,63 @@ def test_a_vault_that_is_named_and_is_none_is_replaced_by_no_other(
     assert install.main() == 0
     assert "SIDECAR_TEST_VAULT" in capsys.readouterr().err
     assert not _built(bare)
+
+
+_NPM = """#!/bin/sh
+echo "$PWD $@" >> {folder}/npm-asked
+test {status} = 0 || {{ echo "no network" >&2; exit {status}; }}
+/bin/mkdir -p node_modules/directus node_modules/@directus/api/dist/cli
+echo '{{"version": "12.4.0"}}' > node_modules/directus/package.json
+: > node_modules/@directus/api/dist/cli/run.js
+"""
+
+
+def _give_node(folder: Path, status: int = 0) -> None:
+    for name, text in {"node": "#!/bin/sh\necho v22.1.0\n", "npm": _NPM.format(folder=folder, status=status)}.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+
+
+def test_directus_is_installed_once_from_its_lock_and_found_there(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SIDECAR_TEST_DIRECTUS", raising=False)
+    _give_node(machine.folder)
+    with pytest.raises(Missing, match="No Directus in"):
+        find_directus()
+    for _ in range(2):
+        installing.install()
+    asked = (machine.folder / "npm-asked").read_text().splitlines()
+    assert len(asked) == 1
+    assert " ci --legacy-peer-deps " in asked[0]
+    found = find_directus()
+    assert found.version == "12.4.0"
+    assert found.folder.parent == machine.folder / "cache"
+    assert found.command("start") == [str(machine.folder / "node"), str(found.folder / installing._RUN), "start"]
+    (machine.folder / "node").write_text("#!/bin/sh\necho v24.0.0\n")
+    with pytest.raises(Missing):
+        find_directus()  # its native parts were compiled for another Node
+
+
+@pytest.mark.parametrize("why", ["no node", "old node", "no npm", "npm fails"])
+def test_where_directus_cannot_be_installed_it_says_what_will_be_skipped(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str
+) -> None:
+    monkeypatch.delenv("SIDECAR_TEST_DIRECTUS", raising=False)
+    monkeypatch.setattr(install, "install_directus", installing.install)
+    machine.give_apt_get()
+    _give_node(machine.folder, status=int(why == "npm fails"))
+    if why == "old node":
+        (machine.folder / "node").write_text("#!/bin/sh\necho v18.2.0\n")
+    if why.startswith("no "):
+        (machine.folder / why.removeprefix("no ")).unlink()
+    assert install.main() == 0
+    told = capsys.readouterr().err
+    assert {
+        "no node": "No node on PATH",
+        "old node": "Node v18.2.0 is too old",
+        "no npm": "No npm on PATH",
+        "npm fails": "npm could not install Directus: no network",
+    }[why] in told
+    assert "will be skipped" in told
+    assert not list((machine.folder / "cache").glob("directus-*/")), "half of it is not kept"

@@ -58,7 +58,7 @@ async def test_an_engine_that_keeps_one_version_is_a_finding(vault_server: Vault
     mount = await vault_server.mount_kv()
     await vault_server.write(f"{mount}/config", max_versions=1)
     async with plugin(vault_server, mount=mount) as entered:
-        assert any("keeps one version" in each for each in await entered.findings())
+        assert any("keeps one version" in each.says for each in await entered.findings())
         cipher = await entered.provide_encryption()
         assert isinstance(cipher, VaultCipher)
         key, sealed = await seal(cipher, 1)

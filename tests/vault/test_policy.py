@@ -112,17 +112,17 @@ async def test_a_policy_that_is_too_wide_is_a_finding(vault_server: Vault) -> No
     token = await vault_server.token(await vault_server.policy(wide), period="1h")
     async with plugin(vault_server, auth={"token": {"value": token}}) as entered:
         [finding] = await entered.findings()
-    assert "allows more than the sidecar needs" in finding
-    assert f"{vault_server.mount}/data/sidecar-of-another" in finding
+    assert "allows more than the sidecar needs" in finding.says
+    assert f"{vault_server.mount}/data/sidecar-of-another" in finding.says
 
 
 async def test_a_root_token_is_a_finding(vault_server: Vault) -> None:
     async with plugin(vault_server) as entered:
-        assert any("one of root" in each for each in await entered.findings())
+        assert any("one of root" in each.says for each in await entered.findings())
 
 
 async def test_a_token_that_ends_and_cannot_be_renewed_is_a_finding(vault_server: Vault) -> None:
     token = await vault_server.token(await vault_server.policy(POLICY), ttl="2h", renewable=False)
     async with plugin(vault_server, auth={"token": {"value": token}}) as entered:
-        assert any("ends in 2.0 hours and cannot be renewed" in each for each in await entered.findings())
+        assert any("ends in 2.0 hours and cannot be renewed" in each.says for each in await entered.findings())
         assert 7100 < entered.state()["token_seconds_left"] <= 7200

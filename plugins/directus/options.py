@@ -1,0 +1,93 @@
+"""What every plugin that talks to Directus is told of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+
+from plugins.directus.schema import Names
+from sidecar import Duration
+
+
+class DirectusOptions(BaseModel, extra="forbid"):
+    """The options that they share."""
+
+    url: str = Field(
+        default="http://127.0.0.1:8055",
+        description="Where Directus answers: http:// or https://, with its path if it has one.",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="The static token of the service user that `sidecar bootstrap` makes."
+    )
+    token_file: Path | None = Field(
+        default=None,
+        description="Instead of `token`: a file with it, which is read again when Directus refuses the token.",
+    )
+    collections: Names = Field(default=Names(), description="What the collections are called.")
+    timeout: Annotated[float, Duration(0.1, 60)] = Field(
+        default=4.0, description="What one call may take; keep it below the section's own `timeout`."
+    )
+    calls: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=16, description="Calls of this plugin under way at the same time; more only wait within Directus."
+    )
+    ca: Path | None = Field(default=None, description="A file of certificates (PEM) to trust instead of the system's.")
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            named = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        except ValueError:
+            named = False
+        if not named or re.search(r"[\s\\]", url):
+            raise ValueError("write the address of Directus, such as https://directus.example.com")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("write no user or password into the address; the token is an option of its own")
+        if parts.query or parts.fragment:
+            raise ValueError("write the address without ? and #")
+        return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _one_token(self) -> DirectusOptions:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("write token or token_file, not both")
+        if self.token is not None and not _usable(self.token.get_secret_value()):
+            raise ValueError("a token has no blanks or line ends in it; put it into the file or variable without them")
+        return self
+
+
+def _usable(token: str) -> bool:
+    return bool(token) and token.isascii() and token.isprintable() and " " not in token
+
+
+class Token:
+    """The service user's token, as the options have it or as its file has it now."""
+
+    def __init__(self, options: DirectusOptions) -> None:
+        self._file = options.token_file
+        self._token = options.token.get_secret_value() if options.token is not None else ""
+
+    @property
+    def value(self) -> str:
+        """Empty where none was given."""
+        if not self._token:
+            self.read_again()
+        return self._token
+
+    def read_again(self) -> bool:
+        """Whether the file has another one by now, which counts from here on."""
+        if self._file is None:
+            return False
+        try:
+            token = self._file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return False
+        if not _usable(token) or token == self._token:
+            return False
+        self._token = token
+        return True

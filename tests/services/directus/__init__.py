@@ -1,0 +1,1 @@
+"""The tests' Directus: how it is installed, started, and talked to."""
