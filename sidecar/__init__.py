@@ -67,7 +67,7 @@ from sidecar.slots.authenticator import Authenticator, Credential, Ended, Sessio
 from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
 from sidecar.slots.keyed_cipher import KeyedCipher
-from sidecar.slots.store import Store
+from sidecar.slots.store import Elsewhere, Store
 from sidecar.version import __version__
 
 __all__ = [
@@ -96,6 +96,7 @@ __all__ = [
     "Document",
     "DoomChat",
     "Duration",
+    "Elsewhere",
     "Ended",
     "Entry",
     "Events",

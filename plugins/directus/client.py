@@ -26,6 +26,10 @@ _KEEP_ALIVE = 4.0
 """Directus closes an idle connection after 5 s."""
 
 
+class AnswerTooLarge(Unavailable):
+    """Directus has more to say than is taken in one piece: ask for less at once."""
+
+
 class DirectusClient:
     """An async context manager; belongs to one event loop.
 
@@ -185,7 +189,8 @@ class DirectusClient:
                 )
             body = await _read(response)
             if body is None:
-                raise self._failed(f"the answer to {method} {path} is larger than {MOST_BYTES >> 20} MiB")
+                self._circuit.succeeded()
+                raise AnswerTooLarge(self.part, f"the answer to {method} {path} is larger than {MOST_BYTES >> 20} MiB")
             return self._judged(response, body)
 
     def _judged(self, response: aiohttp.ClientResponse, body: bytes) -> Any:

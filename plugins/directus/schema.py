@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, field_validator, model_validator
 
-Type = Literal["string", "text", "integer", "timestamp", "alias"]
+Type = Literal["string", "text", "integer", "timestamp", "uuid", "alias"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 _KEY = 200
@@ -126,9 +126,11 @@ def _key(note: str) -> Field:
 
 
 _OWNER = Field("hashed_user_id", "string", "whose it is: a hash of the Directus user id", 64, indexed=True)
-_MARK = Field("mark", "string", "how the sidecar wrote this row; a row without a fitting one was edited elsewhere", 64)
 _CHANGED = Field(
     "changed_at", "timestamp", "Directus' own: when the row was last updated", indexed=True, special=("date-updated",)
+)
+_CHANGER = Field(
+    "changed_by", "uuid", "Directus' own: who updated it last; the sidecar, or somebody else", special=("user-updated",)
 )
 
 
@@ -153,8 +155,8 @@ def collections(names: Names) -> tuple[Collection, ...]:
             Field("created_at", "timestamp", "when the chat began, as a draft"),
             Field("updated_at", "timestamp", "of the last change", indexed=True),
             Field("last_message_timestamp", "timestamp", "of the last message"),
-            _MARK,
             _CHANGED,
+            _CHANGER,
             Field("messages", "alias", "the chat's messages", special=("o2m",)),
         ),
     )
@@ -173,8 +175,8 @@ def collections(names: Names) -> tuple[Collection, ...]:
             Field("content", "text", "sealed"),
             Field("sequence", "integer", "the place in the chat, from 1"),
             Field("created_at", "timestamp", "when it was accepted"),
-            _MARK,
             _CHANGED,
+            _CHANGER,
         ),
     )
     devices = Collection(

@@ -17,8 +17,8 @@ from types import TracebackType
 from pydantic import BaseModel, Field, field_validator
 
 from plugins.persistence import sqlite_writes as writes
+from plugins.persistence.damage import Damage
 from plugins.persistence.sqlite_connections import Connections
-from plugins.persistence.sqlite_rows import Damage
 from plugins.persistence.sqlite_store import SqliteStore
 from sidecar import ChatId, ChatInDB, Deleted, Finding, MessageInDB, Page, Store, Surroundings, UserHash, hookimpl
 
@@ -42,7 +42,7 @@ class Sqlite:
 
     def __init__(self, options: Options, surroundings: Surroundings) -> None:
         self._path = surroundings.data_dir / (options.path or Path("store.sqlite")).expanduser()
-        self._damage = Damage()
+        self._damage = Damage("sidecar.persistence.sqlite")
         self._connections = Connections(self._path)
         self._store = SqliteStore(self._connections, self._damage)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from plugins.persistence.damage import Damage
 from sidecar import (
     ChatId,
     ChatInDB,
@@ -27,7 +26,6 @@ DEVICE_COLUMNS = tuple(DeviceInDB.model_fields)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TICK = timedelta(milliseconds=1)
-_REMEMBERED = 10_000
 _DRAFT_STATES = ("none", "edited", "consumed", "deleted")
 _ROLES = ("user", "assistant", "system")
 
@@ -47,30 +45,6 @@ def values(record: ChatInDB | MessageInDB | DeviceInDB) -> dict[str, Any]:
         if isinstance(value, datetime):
             row[name] = ticks(value)
     return row
-
-
-class Damage:
-    """Which rows could not be read whole. Each is logged once, by its id and the columns that are wrong."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # rows are read in several threads
-        self._seen: set[tuple[str, str]] = set()
-        self.rows = 0
-        """How many were met since the start; not more than 10,000 are told apart."""
-
-    def note(self, kind: str, row_id: str, columns: list[str]) -> None:
-        """This row has these columns wrong."""
-        with self._lock:
-            if (kind, row_id) in self._seen or len(self._seen) >= _REMEMBERED:
-                return
-            self._seen.add((kind, row_id))
-            self.rows += 1
-        logging.getLogger("sidecar.persistence.sqlite").error(
-            "the row of %s %s is damaged in %s; the rest of it is served, mend it in the database",
-            kind,
-            row_id,
-            ", ".join(columns),
-        )
 
 
 class _Cells:

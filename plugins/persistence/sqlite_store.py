@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
 from plugins.persistence import sqlite_writes as writes
+from plugins.persistence.damage import Damage
 from plugins.persistence.sqlite_connections import Connections
 from plugins.persistence.sqlite_rows import (
     CHAT_COLUMNS,
     DEVICE_COLUMNS,
     MESSAGE_COLUMNS,
-    Damage,
     chat_of,
     device_of,
     message_of,

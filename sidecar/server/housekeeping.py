@@ -135,8 +135,9 @@ async def follow_store(context: Context) -> None:
     """Drops cached copies of what was edited in the store by others. Runs for good."""
     while True:
         try:
-            async for user, chat_id in context.parts.store.changed():
-                await context.parts.cache.chats.drop(user, [chat_id] if chat_id is not None else [])
+            async for change in context.parts.store.changed():
+                chats = [change.chat_id] if change.chat_id is not None else []
+                await context.parts.cache.chats.drop(change.user, chats)
             return  # this store reports none
         except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
             log.warning("store_changes_stopped", error=type(error).__name__)

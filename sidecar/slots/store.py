@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from sidecar.ids import ChatId, DeviceId, MessageId, UserHash
 from sidecar.records import ChatInDB, DeviceInDB, MessageInDB, Page
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Something of a person was changed in the store by somebody else: edited, or deleted."""
+
+    user: UserHash
+    chat_id: ChatId | None = None
+    """None: anything of that person may have been edited."""
+    message_id: MessageId | None = None
+    """This message of the chat; None: the chat's own row."""
+    deleted: bool = False
+    """The row was deleted, and was not merely missing: a deleted chat is deleted for good, its key too."""
 
 
 class Store(ABC):
@@ -63,7 +77,7 @@ class Store(ABC):
         """Forgets a device; nothing if it is not there."""
         ...
 
-    async def changed(self) -> AsyncIterator[tuple[UserHash, ChatId | None]]:
-        """Edits made elsewhere, as they are heard; None means anything of that person. May run for good."""
+    async def changed(self) -> AsyncIterator[Elsewhere]:
+        """What others change, as it is heard; what this sidecar wrote is left out. May run for good."""
         return
         yield

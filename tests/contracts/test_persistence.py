@@ -7,7 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
+from pydantic import SecretStr
 
+from plugins.directus.schema import Names
+from plugins.persistence.directus import Directus
 from plugins.persistence.sqlite import Sqlite
 from sidecar.ids import UserHash, chat_id_of
 from sidecar.plugin_entry import Surroundings
@@ -15,6 +19,11 @@ from sidecar.records import ChatInDB, Deleted
 from sidecar.slots.store import Store
 from sidecar.testing.rows import ALICE, NOON, a_chat, a_message
 from sidecar.testing.store import Opened, StoreContract, StorePlugin
+from tests.services.directus.server import DirectusServer
+from tests.services.directus.sidecars import names_of, prepare
+from tests.services.postgres_server import PostgresServer
+from tests.services.programs import Missing, find_postgres
+from tests.services.proxy import FaultProxy
 
 
 class TestSqlite(StoreContract):
@@ -69,3 +78,75 @@ class TestSqlite(StoreContract):
         await plugin.on_user_erased(ALICE)
         await plugin.on_first_message(chat, a_message(chat))
         assert await reads.known(ALICE, [chat.id]) == {chat.id: chat}
+
+
+class OfDirectus(StoreContract):
+    """S66: on collections of a real Directus, every field of which is named by what reads and writes it."""
+
+    server: DirectusServer
+    names: Names
+    token: str
+
+    @pytest.fixture
+    async def store(self, prepared: tuple[DirectusServer, Names, str]) -> AsyncIterator[Opened]:
+        self.server, self.names, self.token = prepared
+        await empty(self.server, self.names)
+        async with FaultProxy(self.server.address) as self.proxy:
+            options = Directus.Options(
+                url=f"http://127.0.0.1:{self.proxy.port}", token=SecretStr(self.token), collections=self.names
+            )
+            async with Directus(options) as plugin:
+                yield plugin, await plugin.provide_persistence()
+
+    async def break_backend(self, plugin: StorePlugin, store: Store) -> None:
+        self.proxy.refuse()
+        self.proxy.reset()
+
+    async def spoil(self, plugin: StorePlugin, store: Store, chat: ChatInDB) -> None:
+        key = f"{chat.hashed_user_id}_{chat.id[9:]}"
+        await self.server.ask("PATCH", f"/items/{self.names.chats}/{key}", {"version": None})
+
+
+async def empty(server: DirectusServer, names: Names) -> None:
+    everything = {"query": {"filter": {"id": {"_nnull": True}}, "limit": -1}}
+    for name in (names.messages, names.chats, names.devices):
+        await server.ask("DELETE", f"/items/{name}", everything)
+
+
+Prepared = tuple[DirectusServer, Names, str]
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def on_sqlite(directus_server: DirectusServer) -> Prepared:
+    """Collections of their own in the shared Directus, and a token for them."""
+    names = names_of("contract")
+    return directus_server, names, await prepare(directus_server, names)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def on_postgres(_directus_installed: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Prepared]:
+    """A Directus of its own on PostgreSQL; skips by name where there is none."""
+    try:
+        find_postgres()
+    except Missing as missing:
+        pytest.skip(str(missing))
+    async with PostgresServer(tmp_path_factory.mktemp("postgres")) as postgres:
+        folder = tmp_path_factory.mktemp("directus-on-postgres")
+        async with DirectusServer(folder, **postgres.for_directus()) as server:
+            yield server, Names(), await prepare(server)
+
+
+class TestDirectus(OfDirectus):
+    """S65, S66: the store of three collections of a Directus on SQLite."""
+
+    @pytest.fixture
+    def prepared(self, on_sqlite: Prepared) -> Prepared:
+        return on_sqlite
+
+
+class TestDirectusOnPostgres(OfDirectus):
+    """S65, S66: the same on PostgreSQL."""
+
+    @pytest.fixture
+    def prepared(self, on_postgres: Prepared) -> Prepared:
+        return on_postgres

@@ -1,0 +1,136 @@
+"""`persistence.directus`: chats, messages and devices in three collections of a Directus, sealed values only.
+
+It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store` (reads),
+`directus_writes` and `directus_merge` (what a write does to rows), `directus_changes` (what others do to them), `directus_link`
+(the way there, looked at before it is used), `directus_rows` (rows and records); `plugins.directus` is what all plugins of Directus share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+
+from plugins.directus.notices import Notices
+from plugins.directus.options import DirectusOptions
+from plugins.persistence.damage import Damage
+from plugins.persistence.directus_changes import Changes
+from plugins.persistence.directus_link import Link
+from plugins.persistence.directus_store import DirectusStore
+from plugins.persistence.directus_writes import Writes
+from sidecar import (
+    ChatId,
+    ChatInDB,
+    Deleted,
+    Duration,
+    Elsewhere,
+    MessageInDB,
+    Page,
+    Store,
+    UserHash,
+    hookimpl,
+)
+
+
+class Directus:
+    """The persistence slot on a Directus.
+
+    One that answers and cannot be used refuses the start (`StartRefused`): a wrong address or token, a missing collection, field
+    or permission. One that does not answer is waited for.
+    """
+
+    api = 1
+
+    class Options(DirectusOptions, extra="forbid"):
+        changes: Literal["websocket", "look"] = Field(
+            default="websocket",
+            description="How changes made in Directus are heard. `websocket`: at once, deletions too; each write then costs Directus "
+            "more. `look`: edits are looked for every second; deletions come by notices from a Flow, if at all.",
+        )
+        notice_secret: SecretStr | None = Field(
+            default=None,
+            description="With which notices to POST /v1/hooks/persistence are signed; none are taken without it.",
+        )
+        write_timeout: Annotated[float, Duration(0.5, 120)] = Field(
+            default=4.5, description="What a write may take, its wait included; below the section's own `timeout`."
+        )
+
+    def __init__(self, options: Options) -> None:
+        self._link = Link(options)
+        self._damage = Damage("sidecar.persistence.directus")
+        self._changes = Changes(self._link, listen=options.changes == "websocket")
+        self._writes = Writes(self._link, self._changes, options.write_timeout)
+        self._store = DirectusStore(self._link, self._writes, self._changes, self._damage)
+        self._notices = Notices(options.notice_secret)
+
+    async def __aenter__(self) -> Directus:
+        await self._link.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._link.__aexit__()
+
+    def state(self) -> Mapping[str, object]:
+        """For `/readyz`: whether the last call went through, whether changes are heard, how many damaged rows were met. Asks nothing."""
+        fault = self._link.fault
+        return {
+            "state": "ok" if fault is None else "unavailable",
+            **({} if fault is None else {"reason": fault}),
+            "listening": self._changes.listening,
+            "calls": self._link.client.calls,
+            "changes_of_others": self._changes.heard,
+            "damaged_rows": self._damage.rows,
+        }
+
+    async def notice(self, headers: Mapping[str, str], body: bytes) -> Sequence[Elsewhere]:
+        """What a signed notice tells of: `{event, collection, keys}`. Raises `Unauthenticated` for one that is not ours, `Refused` for
+        one that says nothing. A hint and no truth: whoever acts on it reads the row first."""
+        collection, keys, deleted = self._notices.read(headers, body)
+        return self._changes.of_keys(collection, keys, deleted=deleted)
+
+    @hookimpl
+    async def provide_persistence(self) -> Store:
+        """The reads."""
+        return self._store
+
+    @hookimpl
+    async def on_draft(self, chat: ChatInDB) -> None:
+        """Draft and title, each where it is newer. A chat without a message causes no call at all."""
+        if chat.persisted:
+            await self._writes.put(chat)
+
+    @hookimpl
+    async def on_title(self, chat: ChatInDB) -> None:
+        """As `on_draft`: the state at delivery is written, whatever changed."""
+        if chat.persisted:
+            await self._writes.put(chat)
+
+    @hookimpl
+    async def on_first_message(self, chat: ChatInDB, message: MessageInDB) -> None:
+        """Chat and message in one call and one transaction."""
+        await self._writes.put(chat, message)
+
+    @hookimpl
+    async def on_message(self, chat: ChatInDB, message: MessageInDB) -> None:
+        """As `on_first_message`: the chat's row is made here too if it was lost."""
+        await self._writes.put(chat, message)
+
+    @hookimpl
+    async def on_chat_deleted(self, chat: Deleted) -> None:
+        """Chat and messages go."""
+        await self._writes.delete(chat)
+
+    @hookimpl
+    async def on_user_erased(self, user: UserHash) -> None:
+        """Everything of this person goes."""
+        await self._writes.erase(user)
+
+    @hookimpl
+    async def on_sync(self, user: UserHash, before: tuple[datetime, ChatId] | None, limit: int) -> Page[ChatInDB]:
+        """The person's chats, newest first by (updated_at, id)."""
+        return await self._store.chats(user, before, limit)
