@@ -47,6 +47,7 @@ from sidecar.errors import (
     Undecryptable,
     Unstorable,
 )
+from sidecar.findings import Finding, clock_finding
 from sidecar.hooks import hookimpl
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
 from sidecar.plugin_entry import Surroundings
@@ -66,7 +67,7 @@ from sidecar.rule import decide
 from sidecar.slots.authenticator import Authenticator, Credential, Ended, Session
 from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
-from sidecar.slots.keyed_cipher import KeyedCipher
+from sidecar.slots.keyed_cipher import Asked, KeyedCipher
 from sidecar.slots.store import Elsewhere, Store
 from sidecar.version import __version__
 
@@ -74,6 +75,7 @@ __all__ = [
     "BEGINNING_TAG",
     "Accepted",
     "AddMessage",
+    "Asked",
     "Authenticator",
     "Author",
     "Batcher",
@@ -102,6 +104,7 @@ __all__ = [
     "Events",
     "Field",
     "FillToken",
+    "Finding",
     "Fresh",
     "Item",
     "KeyGone",
@@ -150,6 +153,7 @@ __all__ = [
     "UserHash",
     "View",
     "__version__",
+    "clock_finding",
     "decide",
     "epoch_of",
     "hookimpl",

@@ -7,12 +7,15 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import structlog
 from pydantic import BaseModel
 
 from sidecar.errors import ConfigError, Refused, SidecarError, StartRefused, Unauthenticated, Unavailable, Unstorable
+from sidecar.findings import Finding
 from sidecar.hooks import Implementation
 from sidecar.plugin_call import Answer, CallTimeout, PluginFailed, call_here, told, whereabouts
 from sidecar.plugin_entry import PluginEntry
@@ -22,6 +25,7 @@ _log = structlog.get_logger("sidecar.plugins")
 
 _ENTER_SECONDS = 60.0  # a plugin on its own thread that is not ready by then will not be
 _LEAVE_SECONDS = 10.0
+_FINDINGS_SECONDS = 30.0  # it asks its server many things
 _LOG_SECONDS = 10.0  # the same failure is logged at most this often
 
 
@@ -174,6 +178,60 @@ class LoadedPlugin:
             return answer.value
         return {"ok": False, "reason": told(answer.error)}
 
+    @property
+    def bootstraps(self) -> bool:
+        """Whether the plugin has something to make before it can be entered."""
+        return callable(getattr(self.instance, "bootstrap", None))
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """What the plugin made, or would make, a line each. It must not be entered: what it needs for this it opens itself.
+
+        Raises what the plugin did of `SidecarError`, and `PluginFailed` for anything else.
+        """
+        make = getattr(self.instance, "bootstrap")  # noqa: B009  # optional, found by name
+        async with AsyncExitStack() as stack:
+            if self.thread is not None:
+                await stack.enter_async_context(self.thread)
+            answer = await self._run(lambda: make(dry_run), None)
+        error = answer.error
+        if isinstance(error, SidecarError):
+            raise error
+        if error is not None:
+            raise PluginFailed(self.name, "bootstrap", f"{told(error)} at {whereabouts(error, 3)}")
+        steps = answer.value
+        if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
+            raise PluginFailed(self.name, "bootstrap", "it must return a list of lines")
+        return tuple(steps)
+
+    async def findings(self) -> Sequence[Finding]:
+        """What the plugin finds wrong where it looks, for `doctor`; asked where it lives, once it was entered.
+
+        A plugin that cannot look (what it raises, a timeout) is itself the finding.
+        """
+        method = getattr(self.instance, "findings", None)
+        if not callable(method):
+            return ()
+
+        async def ask() -> object:
+            said = method()
+            return await said if inspect.isawaitable(said) else said
+
+        answer = await self._run(ask, _FINDINGS_SECONDS)
+        error, found = answer.error, answer.value
+        if isinstance(error, SidecarError):
+            return (finding_of(error),)
+        if error is None and not (
+            isinstance(found, list | tuple) and all(isinstance(each, Finding | str) for each in found)
+        ):
+            return (_unlooked("it must return a list of sidecar.Finding"),)
+        if error is not None:
+            return (_unlooked(f"{told(error)} at {whereabouts(error, 3)}"),)
+        # A bare line is what a plugin says that knows no better.
+        return tuple(
+            each if isinstance(each, Finding) else Finding("said", "warning", *_halves(each))
+            for each in cast("Sequence[Finding | str]", found)
+        )
+
     async def _run(self, make: Callable[[], Awaitable[object]], seconds: float | None) -> Answer:
         return await (self.thread.call(make, seconds) if self.thread is not None else call_here(make, seconds))
 
@@ -195,6 +253,25 @@ class LoadedPlugin:
         self._logged[kind] = (now, 0)
         at = "" if isinstance(error, SidecarError) and error.__traceback__ is None else whereabouts(error)
         _log.warning("plugin failed", plugin=self.name, hook=hook, error=told(error), at=at, repeated=skipped)
+
+
+def finding_of(error: SidecarError) -> Finding:
+    """What a part that did not start, or did not answer, says of itself. The texts of these errors end with what to do."""
+    if isinstance(error, StartRefused):
+        says, remedy = _halves(str(error).removeprefix(f"{error.part}: "))
+        return Finding("refused", "error", says, remedy)
+    if isinstance(error, Unavailable):
+        return Finding("unavailable", "error", str(error), "see that it runs and can be reached from this host")
+    return Finding("failed", "error", f"{type(error).__name__}: {error}", "look at the log of the sidecar")
+
+
+def _unlooked(why: str) -> Finding:
+    return Finding("findings", "warning", f"its findings() failed: {why}", "report it to the plugin's author")
+
+
+def _halves(text: str) -> tuple[str, str]:
+    says, _, remedy = text.partition("; ")
+    return says, remedy or "see the plugin's documentation"
 
 
 def _copy(value: object) -> object:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar, cast
@@ -85,6 +85,19 @@ class Plugins:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def cache_alone(self) -> AsyncIterator[Cache]:
+        """The cache's plugin entered and no other: for what is done before the others can start. Errors as entering them all."""
+        [plugin] = [plugin for plugin in self._plugins if plugin.entry.slot == "cache"]
+        await plugin.enter()
+        try:
+            cache = await plugin.provide("provide_cache")
+            if not isinstance(cache, Cache):
+                raise StartRefused("cache", f"provide_cache must return a sidecar.Cache, not {type(cache).__name__}")
+            yield cache
+        finally:
+            await plugin.leave()
 
     def _refuse_plaintext_end_to_end(self) -> None:
         # A guard that silently saw nothing would be worse than none.
@@ -175,6 +188,11 @@ class Plugins:
         return SyncAnswer(pages, tuple(failed))
 
     # -- for operators -------------------------------------------------------------------------------------------------
+
+    @property
+    def loaded(self) -> tuple[LoadedPlugin, ...]:
+        """In the order in which they are entered."""
+        return self._plugins
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from sidecar.config import Config, read
 from sidecar.server.running import Server, serving
 from tests.services.redis_server import RedisServer
 
-pytest_plugins = ["tests.services.fixtures"]
+pytest_plugins = ["tests.services.fixtures", "tests.services.vault.fixtures"]
 
 NOT_PROMISED = "not promised"
 """How the reason of a skip begins where a contract asks for what this plugin does not promise."""

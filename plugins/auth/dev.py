@@ -8,11 +8,11 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, SecretStr, field_validator
 
-from sidecar import Authenticator, Credential, Session, StartRefused, Surroundings, Unauthenticated, hookimpl
+from sidecar import Authenticator, Credential, Finding, Session, StartRefused, Surroundings, Unauthenticated, hookimpl
 
 _TOKEN = re.compile(r"dev:([a-z0-9-]{1,32})\Z")
 _CODE = re.compile(r"[0-9]{6}\Z", re.ASCII)
@@ -86,6 +86,11 @@ class Dev(Authenticator):
                 " set server.host to 127.0.0.1, or auth.use to a real authenticator",
             )
         return self
+
+    def findings(self) -> Sequence[Finding]:
+        """For `doctor`."""
+        says = "auth.use is dev: whoever reaches this port signs in as whomever they like"
+        return [Finding("dev", "note", says, "use a real authenticator, such as directus, where people work with it")]
 
     async def __aexit__(self, *_: object) -> None:
         pass

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -22,7 +22,7 @@ from plugins.cache.memory_leases import MemoryLeases
 from plugins.cache.memory_outbox import MemoryOutbox
 from plugins.cache.memory_replay import Replay
 from plugins.cache.memory_state import State
-from sidecar import Cache, ChatId, ChatInDB, Page, StartRefused, Surroundings, Unavailable, UserHash, hookimpl
+from sidecar import Cache, ChatId, ChatInDB, Finding, Page, StartRefused, Surroundings, Unavailable, UserHash, hookimpl
 
 _TICK = 1.0
 _SWEPT = 2000  # places that one tick looks at, at most: a few milliseconds
@@ -123,6 +123,28 @@ class Memory:
             more=len(found) > limit,
             total=sum(not chat.persisted for chat in here),
         )
+
+    def findings(self) -> Sequence[Finding]:
+        """For `doctor`."""
+        if self._folder is None:
+            return [
+                Finding(
+                    "no-journal",
+                    "warning",
+                    "cache.options.journal is off: with the process go the drafts and what was not yet stored",
+                    "set cache.options.journal to true",
+                )
+            ]
+        journal = self._state.journal
+        found = []
+        if journal is not None and not journal.writable:
+            says = f"the journal in {self._folder} cannot be written: every change is refused"
+            found.append(Finding("journal", "error", says, "look at its disk, then restart the sidecar"))
+        torn = sorted(each.name for each in self._folder.glob("*.torn-*"))
+        if torn:
+            says = f"a crash left the ends of unfinished records in {self._folder}: {', '.join(torn)}"
+            found.append(Finding("torn", "note", says, "nothing was answered for them; look at them, or delete them"))
+        return found
 
     def state(self) -> Mapping[str, object]:
         """For `/readyz`: whether changes can be written down, and how much is here."""

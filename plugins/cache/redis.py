@@ -20,17 +20,18 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 
 from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_chats import RedisChats
+from plugins.cache.redis_findings import examine
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_leases import RedisLeases
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_notices import Notices
 from plugins.cache.redis_outbox import RedisOutbox
-from plugins.cache.redis_server import Finding, agreed, inspect, refuse
+from plugins.cache.redis_server import Flaw, agreed, inspect, refuse
 from plugins.cache.redis_settings import ScriptSettings
 from plugins.cache.redis_sweep import sweep
 from plugins.cache.redis_tails import Tails
 from plugins.cache.redis_tasks import end
-from sidecar import Cache, ChatId, ChatInDB, Duration, Page, Surroundings, Unavailable, UserHash, hookimpl
+from sidecar import Cache, ChatId, ChatInDB, Duration, Finding, Page, Surroundings, Unavailable, UserHash, hookimpl
 
 log = structlog.get_logger("plugins.cache.redis")
 
@@ -94,7 +95,7 @@ class Redis:
         self._cache = Cache(self._chats, outbox, RedisLeases(self._link, self._settings), shared=True)
         self._stack = AsyncExitStack()
         self._inspected = False
-        self._found: Sequence[Finding] = ()
+        self._found: Sequence[Flaw] = ()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -158,14 +159,17 @@ class Redis:
         found, more, drafts = await self._chats.here(user, before, limit)
         return Page(items=[chat.in_db() for chat in found], more=more, total=drafts)
 
-    async def findings(self) -> Sequence[str]:
-        """For `doctor`: what is wrong with the server, each with what mends it. Raises `Unavailable`."""
-        return [f"{finding.says}: {finding.remedy}" for finding in await inspect(self._link, self._keys)]
+    async def findings(self) -> Sequence[Finding]:
+        """For `doctor`: what is wrong with the server and the way to it. Raises `Unavailable`."""
+        flaws = await inspect(self._link, self._keys)
+        if any(flaw.code == "credentials" for flaw in flaws):
+            return [flaw.finding() for flaw in flaws]
+        return [*(flaw.finding() for flaw in flaws), *await examine(self._link, self._options.url.get_secret_value())]
 
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Redis answers, and how this process fares with it."""
         health = self._link.health
-        trouble = self._link.barred or next((each.trouble for each in health.values() if each.trouble), "")
+        trouble = self._link.barred or self._link.trouble
         ok = self._inspected and not trouble and not any(finding.fatal for finding in self._found)
         state: dict[str, Any] = {
             "state": "ok" if ok else "unavailable",

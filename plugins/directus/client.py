@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from sidecar import StartRefused, Unavailable, __version__
 
 MOST_BYTES = 64 * 1024 * 1024
 """Of an answer."""
+_ALIKE = 3.0
 _KEEP_ALIVE = 4.0
 """Directus closes an idle connection after 5 s."""
 
@@ -46,6 +49,8 @@ class DirectusClient:
         self._session: aiohttp.ClientSession | None = None
         self.calls = 0
         """That left, since the start."""
+        self.clock_ahead = 0.0
+        """By how many seconds this host's clock is ahead of Directus', by its last answer; 0 while they are as good as alike."""
 
     @property
     def fault(self) -> str | None:
@@ -53,7 +58,11 @@ class DirectusClient:
         return self._circuit.reason if self._session is not None else "not open"
 
     async def __aenter__(self) -> Self:
+        tracing = aiohttp.TraceConfig()
+        # `allow_redirects` is not to be had for WebSockets, which would carry the token to wherever they are led.
+        tracing.on_request_redirect.append(_refuse_redirect)
         self._session = aiohttp.ClientSession(
+            trace_configs=[tracing],
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE, ssl=self._trust()),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None),
@@ -116,6 +125,19 @@ class DirectusClient:
                 raise
         return await self._call(method, path, content, query, self.token.value, timeout)
 
+    async def probe(self, path: str, *, token: str | None = None) -> tuple[int, Mapping[str, str]]:
+        """Status and headers of a GET, whatever it answers: for `doctor`, which asks what is not in the body. Raises `Unavailable`."""
+        own = self.token.value if token is None else token
+        headers = {"Authorization": f"Bearer {own}"} if own else {}
+        try:
+            async with (
+                asyncio.timeout(self._timeout),
+                self._opened().request("GET", f"{self.url}{path}", headers=headers, allow_redirects=False) as response,
+            ):
+                return response.status, response.headers
+        except (TimeoutError, aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            raise Unavailable(self.part, _told(error)) from None
+
     async def _call(
         self,
         method: str,
@@ -160,6 +182,7 @@ class DirectusClient:
             headers=headers,
             allow_redirects=False,  # the token goes to the address in the configuration, and nowhere else
         ) as response:
+            self.clock_ahead = _ahead(response.headers.get("Date"), self.clock_ahead)
             if 300 <= response.status < 400:
                 raise self._failed(
                     f"{self.url} leads elsewhere ({response.status}): write the address that it leads to"
@@ -209,7 +232,6 @@ class DirectusClient:
         address = parts._replace(scheme="wss" if parts.scheme == "https" else "ws").geturl()
         try:
             async with asyncio.timeout(self._timeout):
-                # A redirect is no 101, and so an error: the token is sent within the socket.
                 socket = await self._opened().ws_connect(f"{address}/websocket", max_msg_size=MOST_BYTES)
         except (aiohttp.ClientError, OSError, ssl.SSLError, TimeoutError) as error:
             raise Unavailable(self.part, f"Directus' WebSocket: {_told(error)}") from None
@@ -217,6 +239,18 @@ class DirectusClient:
             yield socket
         finally:
             await socket.close()
+
+
+def _ahead(date: str | None, before: float) -> float:
+    try:
+        apart = time.time() - parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return before
+    return apart if abs(apart) > _ALIKE else 0.0  # a header has whole seconds, and an answer takes its time
+
+
+async def _refuse_redirect(*_: object) -> None:
+    raise aiohttp.ClientConnectionError("redirected")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:

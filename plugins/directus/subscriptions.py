@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ class Heard:
     keys: Sequence[str] = ()
 
 
-async def follow(client: DirectusClient, wanted: Sequence[Wanted]) -> AsyncIterator[Heard | None]:
+async def follow(client: DirectusClient, wanted: Sequence[Wanted]) -> AsyncGenerator[Heard | None, None]:
     """First None, as soon as all subscriptions hold: what happened before is to be read. Then events until the connection ends.
 
     Ends with `Unavailable`: when the connection does, when Directus refuses the token or a subscription, when its WebSocket is off.

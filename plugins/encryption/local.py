@@ -26,6 +26,7 @@ from sidecar import (
     ChatId,
     Cipher,
     Field,
+    Finding,
     KeyedCipher,
     KeyGone,
     KeyReference,
@@ -223,6 +224,20 @@ class Local:
         """For `/readyz`."""
         keys, destroyed = self._entered().counts()
         return {"keys": keys, "destroyed": destroyed}
+
+    def findings(self) -> Sequence[Finding]:
+        """For `doctor`."""
+        found = []
+        if self._given is None:
+            found.append(
+                Finding(
+                    "master-key-beside",
+                    "note",
+                    f"the master key lies beside what it seals, in {self._kept}: whoever has a copy of the folder reads everything",
+                    "before the first use set encryption.options.master_key to ${file:…} on another disk",
+                )
+            )
+        return found
 
     def _entered(self) -> LocalCipher:
         if self._cipher is None:

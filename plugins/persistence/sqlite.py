@@ -9,7 +9,7 @@ Several processes of one host may share the file. It must lie on a local disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from plugins.persistence import sqlite_writes as writes
 from plugins.persistence.damage import Damage
 from plugins.persistence.sqlite_connections import Connections
 from plugins.persistence.sqlite_store import SqliteStore
-from sidecar import ChatId, ChatInDB, Deleted, MessageInDB, Page, Store, Surroundings, UserHash, hookimpl
+from sidecar import ChatId, ChatInDB, Deleted, Finding, MessageInDB, Page, Store, Surroundings, UserHash, hookimpl
 
 
 class Sqlite:
@@ -63,6 +63,23 @@ class Sqlite:
             **({} if fault is None else {"reason": fault}),
             "damaged_rows": self._damage.rows,
         }
+
+    def findings(self) -> Sequence[Finding]:
+        """For `doctor`: what calls met since the start."""
+        found = []
+        if self._connections.fault is not None:
+            remedy = "make room on its disk, or see who else holds the file"
+            found.append(Finding("file", "error", f"{self._path} cannot be used: {self._connections.fault}", remedy))
+        if self._damage.rows:
+            found.append(
+                Finding(
+                    "damaged-rows",
+                    "error",
+                    f"{self._damage.rows} damaged rows were met in {self._path}; they are left as they are",
+                    "look for them in the log, and bring them back from a backup",
+                )
+            )
+        return found
 
     @hookimpl
     async def provide_persistence(self) -> Store:

@@ -9,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from sidecar import logs
+from sidecar.cli.bootstrap import bootstrap
 from sidecar.cli.dead_letters import dead_letters
+from sidecar.cli.doctor import doctor
 from sidecar.cli.keys import keys
 from sidecar.cli.operators import Answer, ask_running, operate
 from sidecar.cli.options import AsJson, ConfigFile, Yes, confirm, load_config, mention_notices
@@ -44,6 +46,8 @@ app = typer.Typer(
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(keys, name="keys")
 app.add_typer(users, name="users")
+app.command()(bootstrap)
+app.command()(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

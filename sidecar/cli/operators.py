@@ -12,6 +12,7 @@ the end `{"result": {…}}` or `{"error": {"message": …, "remedy": …}}`. `si
 | `dead-letters-replay`, `dead-letters-drop` | `plugin`, `chat`, `all` |
 | `keys-rotate`, `keys-reseal`, `keys-prune`, `keys-destroy` | `chat`, `user` |
 | `users-devices`, `users-disconnect`, `users-erase` | `user` |
+| `doctor` | none |
 
 `plugin`, `chat` and `user` are null where they were not given; `user` is always the hash.
 """

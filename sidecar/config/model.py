@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, SecretStr
 
 from sidecar.changes import Limits as CacheLimits
 from sidecar.config.places import KeyPath, Place, nearest, read_path, write_path
@@ -185,6 +185,19 @@ class Config(Section):
                 if path_below[: len(path)] == path and len(path_below) > len(path) and below.line is not None
             },
         )
+
+    def literals(self) -> Iterator[tuple[KeyPath, str]]:
+        """The texts that stand in the YAML file as they are, without a `${…}`."""
+        for path, place in self._origins.places.items():
+            if place.line is None or place.references:
+                continue
+            value: Any = self
+            for part in path:
+                value = getattr(value, str(part), None) if isinstance(value, BaseModel) else value[part]
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if isinstance(value, str) and value:
+                yield path, value
 
     # -- what is printed -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from sidecar.connections import Registry
 from sidecar.metrics import Metrics
 from sidecar.opening_parts import open_parts
 from sidecar.operations.commands import DESTRUCTIVE, perform
+from sidecar.operations.diagnosing import diagnose_alone
 from sidecar.operations.lines import Line
 from sidecar.operations.work import Live
 from sidecar.outbox import OutboxWorker
@@ -26,6 +27,12 @@ async def run(config: Config, command: str, arguments: Mapping[str, object]) -> 
     Raises `ConfigError`, `StartRefused` and `Unavailable` when the parts cannot be opened: a cache or store that only one
     process can have is refused while a sidecar runs that does not answer on its socket.
     """
+    if command == "doctor":
+        # A part that does not open is what it is asked for.
+        async with aclosing(diagnose_alone(config)) as found:
+            async for line in found:
+                yield line
+        return
     last: Line | None = None
     async with AsyncExitStack() as stack:
         plugins, parts = await stack.enter_async_context(open_parts(config, Metrics()))
@@ -35,7 +42,7 @@ async def run(config: Config, command: str, arguments: Mapping[str, object]) -> 
             holder = f"{os.getpid()}-{secrets.token_hex(6)}"
             worker = await stack.enter_async_context(OutboxWorker(parts, plugins.listeners, holder))
             live = Live(Registry(), worker, _PATIENCE)
-        lines = await stack.enter_async_context(aclosing(perform(plugins, parts, command, arguments, live)))
+        lines = await stack.enter_async_context(aclosing(perform(config, plugins, parts, command, arguments, live)))
         async for line in lines:
             if last is not None:
                 yield last

@@ -10,6 +10,7 @@
 | `keys-prune` | `chat`, `user`, `grace` (seconds, 60) |
 | `keys-destroy` | `chat`, `user` |
 | `users-devices`, `users-disconnect`, `users-erase` | `user` |
+| `doctor` | none |
 
 `user` is always the hash. Rows and results are said at each command.
 """
@@ -23,10 +24,12 @@ from types import MappingProxyType
 
 import structlog
 
+from sidecar.config import Config
 from sidecar.errors import SidecarError, Unavailable
 from sidecar.operations.arguments import Arguments, read_arguments
 from sidecar.operations.dead_letters import drop_letters, list_letters, replay_letters
 from sidecar.operations.destroying import destroy_chat
+from sidecar.operations.diagnosing import diagnose
 from sidecar.operations.erasing import erase
 from sidecar.operations.lines import Line, OperationRefused, error
 from sidecar.operations.persons import disconnect, list_devices
@@ -52,10 +55,17 @@ _COMMANDS: Mapping[str, Callable[[Work, Arguments], AsyncGenerator[Line, None]]]
         "users-devices": list_devices,
         "users-disconnect": disconnect,
         "users-erase": erase,
+        "doctor": diagnose,
     }
 )
 
-DESTRUCTIVE = frozenset(_COMMANDS) - {"plugins-positions", "dead-letters-list", "users-devices", "users-disconnect"}
+DESTRUCTIVE = frozenset(_COMMANDS) - {
+    "plugins-positions",
+    "dead-letters-list",
+    "users-devices",
+    "users-disconnect",
+    "doctor",
+}
 """Commands that change what is kept: a server does one of them at a time."""
 TO_THE_END = frozenset({"keys-destroy", "users-erase"})
 """Commands that are finished even when whoever gave them has gone: half of it would be worse than all or nothing."""
@@ -64,7 +74,7 @@ log = structlog.get_logger("sidecar.operations")
 
 
 async def perform(
-    plugins: Plugins, parts: Parts, command: str, arguments: Mapping[str, object], live: Live | None
+    config: Config, plugins: Plugins, parts: Parts, command: str, arguments: Mapping[str, object], live: Live | None
 ) -> AsyncGenerator[Line, None]:
     """Carries out one command on open parts. Every failure is its last line; nothing is raised but a cancellation."""
     try:
@@ -76,7 +86,7 @@ async def perform(
         given = read_arguments(arguments)
         if command in DESTRUCTIVE:
             log.info("an operator's command", name=command, user=given.user, chat=given.chat, plugin=given.plugin)
-        async with aclosing(carry_out(Work(plugins, parts, live), given)) as lines:
+        async with aclosing(carry_out(Work(config, plugins, parts, live), given)) as lines:
             async for line in lines:
                 yield line
     except Exception as failure:  # noqa: BLE001  # every failure becomes a line

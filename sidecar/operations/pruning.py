@@ -13,7 +13,7 @@ from sidecar.errors import KeyGone
 from sidecar.ids import ChatId, UserHash
 from sidecar.operations.arguments import Arguments
 from sidecar.operations.lines import Line, progress, result
-from sidecar.operations.scope import Scope, Target, chunks, refuse_end_to_end, scope_of
+from sidecar.operations.scope import Target, chunks, listed_keys, refuse_end_to_end, scope_of
 from sidecar.operations.work import Work
 from sidecar.parts import Parts
 
@@ -28,7 +28,7 @@ async def prune_keys(work: Work, arguments: Arguments) -> AsyncGenerator[Line, N
     refuse_end_to_end(parts)
     scope = scope_of(arguments)
     orphans: list[Target] = []
-    async for chunk in chunks(_keys(parts, scope), _PAGE):
+    async for chunk in chunks(listed_keys(parts, scope), _PAGE):
         orphans += await _unknown(parts, chunk)
         await asyncio.sleep(0)
     for target in orphans:
@@ -52,12 +52,6 @@ async def prune_keys(work: Work, arguments: Arguments) -> AsyncGenerator[Line, N
         back = await _begin_again(parts, forgotten)
     count = len(forgotten) - back
     yield result(count=count, kept=len(orphans) - count)
-
-
-async def _keys(parts: Parts, scope: Scope) -> AsyncGenerator[Target, None]:
-    async for key, user, chat_id in parts.cipher.keys():
-        if scope.holds(user, chat_id):
-            yield Target(user, chat_id, key)
 
 
 async def _unknown(parts: Parts, targets: Sequence[Target]) -> list[Target]:

@@ -60,16 +60,24 @@ def scope_of(arguments: Arguments) -> Scope:
         ) from None
 
 
+async def listed_keys(parts: Parts, scope: Scope) -> AsyncIterator[Target]:
+    """Every key in the scope that the cipher lists. Raises `Unavailable`."""
+    listed = parts.cipher.keys() if scope.user is None else parts.cipher.keys_of(scope.user)
+    async for key, user, chat_id in listed:
+        if scope.holds(user, chat_id):
+            yield Target(user, chat_id, key)
+
+
 async def keys_in(parts: Parts, scope: Scope) -> AsyncIterator[Target]:
     """Every key in the scope that is not known to be destroyed, once: what the cipher lists, what the store and the cache name.
 
     Raises `Unavailable`. A cipher need not be able to list its keys, hence the other places.
     """
     seen: set[KeyReference] = set()
-    async for key, user, chat_id in parts.cipher.keys():
-        if scope.holds(user, chat_id) and key not in seen:
-            seen.add(key)
-            yield Target(user, chat_id, key)
+    async for target in listed_keys(parts, scope):
+        if target.key not in seen:
+            seen.add(target.key)
+            yield target
     async for target in _named(parts, scope):
         if target.key and target.key not in seen:
             seen.add(target.key)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from sidecar.config import Config
 from sidecar.connections import Registry
 from sidecar.outbox import OutboxWorker
 from sidecar.parts import Parts
@@ -28,6 +29,7 @@ class Live:
 class Work:
     """The parts, and the live things where there are any."""
 
+    config: Config
     plugins: Plugins
     parts: Parts
     live: Live | None = None

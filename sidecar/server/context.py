@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from sidecar.config import Config
@@ -49,6 +49,8 @@ class Context:
     """Sockets that were accepted and are not ready yet."""
     turns: Turns = field(default_factory=Turns)
     stopping: bool = False
+    ends: deque[tuple[float, UserHash, str | None]] = field(default_factory=lambda: deque(maxlen=1000))
+    """Sessions that ended elsewhere lately: when (loop time), whose, and which (None: all of them)."""
     cut_off: bool = False
     """The cache that others share cannot be reached from here: whoever comes is sent to them."""
 
@@ -56,6 +58,12 @@ class Context:
         """Keeps a task until it is done."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def ended_since(self, when: float, user: UserHash, session: Session) -> bool:
+        """Whether this session ended elsewhere after it had signed in, and before its connection was there to be closed."""
+        return any(
+            at >= when and whose == user and which in (None, session.session_id) for at, whose, which in self.ends
+        )
 
     @property
     def process(self) -> bytes:

@@ -169,6 +169,7 @@ class Opening:
         context = self._context
         if auth.protocol != PROTOCOL:
             raise WireError("unsupported_protocol", f"this server speaks protocol {PROTOCOL}", close=4400)
+        started = asyncio.get_running_loop().time()
         session = await self._session(auth)
         user = hash_user(session.user_id, context.config.pepper)
         connection_id = ConnectionId(secrets.token_hex(12))
@@ -180,6 +181,8 @@ class Opening:
                 context.parts, user, auth.device, auth.signals, self._request.headers.get("User-Agent", "")[:512]
             )
             position = await context.feeds.join(user)
+            if context.ended_since(started, user, session):
+                raise Unauthenticated("the session was ended")
             caller = Caller(user, known.device.id, connection_id, session.name)
             connection = Connection(caller, self._wire, context.config.limits.send_queue, position)
             now = asyncio.get_running_loop().time()

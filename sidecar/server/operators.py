@@ -140,7 +140,7 @@ class _Desk:
     def _perform(self, command: str, arguments: Mapping[str, object]) -> AsyncGenerator[Line, None]:
         context = self._context
         live = Live(context.registry, context.worker)
-        return perform(context.plugins, context.parts, command, arguments, live)
+        return perform(context.config, context.plugins, context.parts, command, arguments, live)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ async def follow_ended(context: Context) -> None:
 def hear_ended(context: Context, ended: Ended) -> None:
     """Ends the sockets at once; an erasure takes its time behind that."""
     user = hash_user(ended.user_id, context.config.pepper)
+    context.ends.append((asyncio.get_running_loop().time(), user, None if ended.erased else ended.session_id))
     for connection in context.registry.of(user):
         held = context.sessions.get(connection.id)
         if held is not None and (ended.erased or ended.session_id in (None, held.session.session_id)):
@@ -58,7 +59,7 @@ async def _erase(context: Context, ended: Ended) -> None:
     """Everything of a person whom the source of sign-ins has deleted goes. One process does it; done again it finds nothing."""
     user = hash_user(ended.user_id, context.config.pepper)
     leases = context.parts.cache.leases
-    work = Work(context.plugins, context.parts, Live(context.registry, context.worker))
+    work = Work(context.config, context.plugins, context.parts, Live(context.registry, context.worker))
     for _ in range(_TRIES):
         try:
             lease = await leases.take(f"erasing:{user}", context.worker.holder, 60.0)

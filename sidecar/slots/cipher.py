@@ -65,3 +65,9 @@ class Cipher(ABC):
         """Every key that is not destroyed, for `keys prune`. The default lists none."""
         return
         yield
+
+    async def keys_of(self, user: UserHash) -> AsyncIterator[tuple[KeyReference, UserHash, ChatId]]:
+        """As `keys`, of one person. The default looks through all of them."""
+        async for each in self.keys():
+            if each[1] == user:
+                yield each

@@ -6,6 +6,7 @@ import asyncio
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
 
@@ -31,6 +32,14 @@ class _Versions:
         self.asked = asked
         self.until = until
         self.seals = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The moment before a plugin asked for a key: what it hears is as old as that."""
+
+    at: float
+    drops: int
 
 
 class _Flight:
@@ -61,6 +70,7 @@ class KeyedCipher(Cipher):
     """Calls that had to wait for `read_key`."""
 
     _previous_nonce = b""
+    _drops = 0
     _sweeping: tuple[asyncio.AbstractEventLoop, asyncio.TimerHandle] | None = None
 
     @abstractmethod
@@ -110,6 +120,7 @@ class KeyedCipher(Cipher):
 
     def drop_cached(self, key: KeyReference | None = None) -> None:
         """Forgets the cached copy of this key (None: of all) at once; a reading under way is done again before it is used."""
+        self._drops += 1
         for each in list(self._held) if key is None else [key]:
             self._let_go(each)
         for each in list(self._flights) if key is None else [key]:
@@ -119,6 +130,24 @@ class KeyedCipher(Cipher):
         if key is None and self._sweeping is not None:
             self._sweeping[1].cancel()
             self._sweeping = None
+
+    def asking(self) -> Asked:
+        """To be taken before the question leaves whose answer `keep_cached` gets."""
+        return Asked(monotonic(), self._drops)
+
+    def keep_cached(self, key: KeyReference, versions: Mapping[int, bytes], asked: Asked) -> None:
+        """For a plugin that learns all versions of a key on another way than `read_key`, as when it has just made it.
+
+        Nothing is kept where any key was dropped since, a newer copy is there, or the key cannot be used.
+        """
+        held = self._held.get(key)
+        if asked.drops != self._drops or not versions or (held is not None and held.asked >= asked.at):
+            return
+        try:
+            keys = {version: content_key(secret, version) for version, secret in versions.items()}
+        except ValueError:
+            return  # whoever uses it reads it, and is told
+        self._keep(key, _Versions(keys, asked.at, asked.at + self.key_ttl))
 
     # The state is made at first use, so that a plugin's own __init__ need not call this class's.
 

@@ -225,6 +225,7 @@ class CipherContract:
         await cipher.rotate(one)
         await cipher.destroy(await cipher.begin(ANNA, OTHER))
         assert sorted(await _listed(cipher)) == sorted([(one, ANNA, CHAT), (other, BERT, OTHER)])
+        assert [each async for each in cipher.keys_of(ANNA)] == [(one, ANNA, CHAT)]
 
     @pytest.mark.asyncio
     async def test_s60_not_found_makes_no_key(self, cipher: Cipher) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from sidecar import Ended
+from sidecar.devices import recognise
 from sidecar.errors import Unauthenticated, Unavailable
 from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc
+from tests.integration.world import until
 from tests.raw_socket import CLOSE, PING, PONG, RawSocket
 
 SESSIONS = {"use": "tests.plugins.sessions:Sessions"}
@@ -87,6 +89,36 @@ async def test_s7_a_session_ended_elsewhere_closes_its_sockets_and_no_other(serv
         assert await alice[2].closed() == 4401, "after trouble the reports are followed again"
         await _alive(bob)
         for device in (*alice, bob):
+            await device.close()
+
+
+async def test_a_session_that_ends_between_its_sign_in_and_ready_does_not_slip_through(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed_in, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        signed_in.set()
+        await go_on.wait()
+        return await recognise(*arguments)
+
+    monkeypatch.setattr("sidecar.server.opening.recognise", slow)
+    async with serve(auth=SESSIONS) as server:
+        one, other = (Device(server.url, token=f"alice/{number}") for number in (1, 2))
+        await one.connect()
+        await other.connect()
+        answers = asyncio.gather(one.sign_in(), other.sign_in())
+        await signed_in.wait()
+        await _auth(server).reports.put(Ended("alice", "alice/1"))
+        await until(lambda: bool(server.context.ends))
+        go_on.set()
+        refused, ready = await answers
+        assert (refused["type"], refused["payload"].get("code")) == ("error", "unauthenticated")
+        assert await one.closed() == 4401
+        assert ready["type"] == "ready"
+        again = await Device(server.url, token="alice/1").open()
+        assert again.ready, "what ended before a sign-in is the authenticator's to know"
+        for device in (one, other, again):
             await device.close()
 
 

@@ -1,4 +1,4 @@
-"""`make services`: what the tests' servers need and pip cannot bring. Root on Debian installs it, anyone else is told.
+"""`make services`: what the tests' servers need and pip cannot bring. Root on Debian installs it, anyone else is told; Vault is built.
 
     python -m tests.services.install
 
@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.services.caching import cache_folder
+from tests.services.cache_folder import cache_folder
 from tests.services.directus.installing import install as install_directus
 from tests.services.programs import Missing, find_faketime, find_redis, find_strace
+from tests.services.vault import building
+from tests.services.vault.programs import find_vault
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _FORBID_ALL = "#!/bin/sh\n# Written by `make services` of directus-sync-sidecar, which removes it again.\nexit 101\n"
@@ -62,8 +64,8 @@ def install(packages: Sequence[str]) -> None:
         _apt_get("install", "-y", "--no-install-recommends", *packages)
 
 
-def missing() -> dict[str, str]:
-    """What is not there: Debian's package, and what to do about it."""
+def missing_packages() -> dict[str, str]:
+    """What Debian has and is not there: its package, and what to do about it."""
     why = {}
     for package, find in {"redis-server": find_redis, "strace": find_strace, "libfaketime": find_faketime}.items():
         try:
@@ -73,15 +75,34 @@ def missing() -> dict[str, str]:
     return why
 
 
+def build_vault() -> str | None:
+    """Builds the tests' Vault where none is to be had otherwise; returns why there is none all the same."""
+    try:
+        if not os.environ.get("VAULT_ADDR"):
+            find_vault()
+        return None
+    except Missing as error:
+        why = str(error)
+    if os.environ.get("SIDECAR_TEST_VAULT"):  # one that is named is wanted, and no other
+        return why
+    print("building the tests' Vault: five minutes, once", file=sys.stderr)
+    try:
+        building.build()
+    except Missing as error:
+        return str(error)
+    return None
+
+
 def main() -> int:
     with _alone():
-        if (packages := [*missing()]) and shutil.which("apt-get") and os.geteuid() == 0:
+        if (packages := [*missing_packages()]) and shutil.which("apt-get") and os.geteuid() == 0:
             print(f"installing {', '.join(packages)}", file=sys.stderr)
             try:
                 install(packages)
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"that failed: {error}", file=sys.stderr)
-    reasons = list(missing().values())
+        no_vault = build_vault()
+    reasons = [*missing_packages().values(), *([no_vault] if no_vault else [])]
     try:
         install_directus()
     except Missing as error:

@@ -11,15 +11,16 @@ from tests.services import install
 from tests.services.directus import installing
 from tests.services.directus.installing import find_directus
 from tests.services.programs import Missing
+from tests.services.vault.programs import find_vault
 
-_APT_GET = """#!/bin/sh
+_APT_GET = """
 echo "$@" >> {folder}/asked
 case "$*" in *update*) exit 0;; esac
 /bin/cp {folder}/policy-rc.d {folder}/policy-then
 test {status} = 0 || exit {status}
 printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
 printf '#!/bin/sh\\n' > {folder}/strace
-echo > {folder}/libfaketime
+echo > {folder}/libfaketimeMT.so.1
 /bin/chmod +x {folder}/redis-server {folder}/strace
 """
 
@@ -30,11 +31,15 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.policy = folder / "policy-rc.d"
+        self.give("vault", "echo 'Vault v1.21.4 (0), built 2026-03-01'")
+
+    def give(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
 
     def give_apt_get(self, *, status: int = 0) -> None:
-        path = self.folder / "apt-get"
-        path.write_text(_APT_GET.format(folder=self.folder, status=status))
-        path.chmod(0o755)
+        self.give("apt-get", _APT_GET.format(folder=self.folder, status=status))
 
     @property
     def asked(self) -> list[str]:
@@ -46,8 +51,9 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("SIDECAR_TEST_REDIS", raising=False)
-    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
+    for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT", "VAULT_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketimeMT.so.1"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(install, "install_directus", lambda: None)
     made = Machine(tmp_path)
@@ -93,6 +99,86 @@ def test_where_it_cannot_install_it_says_what_will_be_skipped(
     assert ("that failed" in told) == (why == "apt-get fails")
     assert not machine.policy.exists()
     assert bool(machine.asked) == (why == "apt-get fails")
+
+
+_GO = """
+/bin/mkdir -p {cache}
+echo "$PWD" >> {folder}/built
+test {status} = 0 || {{ echo "main.go:7: no such thing"; exit {status}; }}
+while test "$1" != -o; do shift; done
+/bin/mkdir -p "$(/usr/bin/dirname "$2")"
+echo 'a server' > "$2"
+"""
+
+
+@pytest.fixture
+def bare(machine: Machine) -> Machine:
+    """Without any Vault."""
+    machine.give_apt_get()
+    (machine.folder / "vault").unlink()
+    return machine
+
+
+def _built(machine: Machine) -> list[str]:
+    path = machine.folder / "built"
+    return [Path(line).name for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_vault_is_built_once_for_all_work_trees(bare: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    bare.give("go", _GO.format(folder=bare.folder, cache=bare.folder / "cache", status=0))
+    for _ in range(2):
+        assert install.main() == 0
+        assert "skipped" not in capsys.readouterr().err
+    assert _built(bare) == ["server", "transit"]
+    found = find_vault()
+    assert found.name == "vaultd"
+    assert found.plugins is not None
+    assert [path.name for path in found.plugins.iterdir()] == ["transit"]
+    assert [path.name for path in (bare.folder / "cache").glob("vault-*")] == [found.version]
+
+
+def test_without_go_it_says_that_vaults_tests_will_be_skipped(
+    bare: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert install.main() == 0
+    assert "No go on PATH" in (told := capsys.readouterr().err)
+    assert "will be skipped" in told
+    with pytest.raises(Missing, match="make services"):
+        find_vault()
+
+
+def test_a_build_that_fails_leaves_nothing_and_is_said(bare: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    bare.give("go", _GO.format(folder=bare.folder, cache=bare.folder / "cache", status=1))
+    assert install.main() == 0
+    assert "main.go:7: no such thing" in capsys.readouterr().err
+    assert not [*(bare.folder / "cache").glob("vault-*")]
+
+
+@pytest.mark.parametrize("instead", ["VAULT_ADDR", "bao on PATH", "SIDECAR_TEST_VAULT"])
+def test_nothing_is_built_where_another_vault_serves(
+    bare: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], instead: str
+) -> None:
+    bare.give("go", _GO.format(folder=bare.folder, cache=bare.folder / "cache", status=0))
+    bare.give("bao" if instead == "bao on PATH" else "other", "echo 'OpenBao v2.4.1 (0)'")
+    if instead == "VAULT_ADDR":
+        monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:8200")
+    if instead == "SIDECAR_TEST_VAULT":
+        monkeypatch.setenv("SIDECAR_TEST_VAULT", str(bare.folder / "other"))
+    assert install.main() == 0
+    assert "skipped" not in capsys.readouterr().err
+    assert not _built(bare)
+
+
+@pytest.mark.parametrize("named", ["/no/such/vault", "other"])
+def test_a_vault_that_is_named_and_is_none_is_replaced_by_no_other(
+    bare: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], named: str
+) -> None:
+    bare.give("go", _GO.format(folder=bare.folder, cache=bare.folder / "cache", status=0))
+    bare.give("other", "echo 'something else'")
+    monkeypatch.setenv("SIDECAR_TEST_VAULT", named)
+    assert install.main() == 0
+    assert "SIDECAR_TEST_VAULT" in capsys.readouterr().err
+    assert not _built(bare)
 
 
 _NPM = """#!/bin/sh

@@ -17,6 +17,7 @@ import structlog
 
 from sidecar.changes import Accepted, ChatInCache, PutDraft
 from sidecar.chats import own_change, peek
+from sidecar.config import Config
 from sidecar.connections import Registry
 from sidecar.envelope import key_version_of
 from sidecar.errors import KeyGone, StartRefused, Unavailable
@@ -42,12 +43,13 @@ Line = dict[str, Any]
 class Desk:
     """Open parts with a working outbox, and persons who use them."""
 
+    config: Config
     plugins: Plugins
     parts: Parts
     live: Live
 
     async def command(self, command: str, **arguments: Any) -> list[Line]:
-        return [line async for line in perform(self.plugins, self.parts, command, arguments, self.live)]
+        return [line async for line in perform(self.config, self.plugins, self.parts, command, arguments, self.live)]
 
     async def result(self, command: str, **arguments: Any) -> Line:
         last = (await self.command(command, **arguments))[-1]
@@ -126,7 +128,7 @@ def opened(tmp_path: Path) -> Open:
             open_parts(config, Metrics()) as (plugins, parts),
             OutboxWorker(parts, plugins.listeners, "test") as worker,
         ):
-            yield Desk(plugins, parts, Live(Registry(), worker, 5.0))
+            yield Desk(config, plugins, parts, Live(Registry(), worker, 5.0))
 
     return open_
 

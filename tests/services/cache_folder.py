@@ -1,4 +1,4 @@
-"""The cache folder: what the tests need and what takes long to get, outside the tree."""
+"""Where downloaded and built needs of the tests are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Where downloaded and built needs of the tests are kept: outside the tree, shared by all work trees of this user."""
+    """Outside the tree, shared by all work trees of this user; it is there when this returns."""
     named = os.environ.get("SIDECAR_TEST_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(named) if named else Path(base) / "directus-sync-sidecar"

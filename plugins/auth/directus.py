@@ -1,0 +1,311 @@
+"""`auth.directus`: people sign in with what Directus gave them (docs/directus.md).
+
+An access token, a session token (in the first frame, or as Directus' own HttpOnly cookie with `server.cookie`), or a static token.
+The token says who somebody is; whether that person may still come in says the service account. The parts, from here down:
+`directus_tokens` (what a token claims), `directus_vouchers` (whether Directus takes it), `directus_people` (who it is),
+`directus_sessions` (which are open here), `directus_source` (the calls).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+import structlog
+from pydantic import Field, SecretStr, field_validator
+
+from plugins.auth.directus_findings import sign_in_findings
+from plugins.auth.directus_people import ACTIVE, People, Person
+from plugins.auth.directus_sessions import OpenSessions
+from plugins.auth.directus_source import Source
+from plugins.auth.directus_tokens import Kind, Token, read_token
+from plugins.auth.directus_vouchers import Pace, Vouchers
+from plugins.directus.account import READ_PEOPLE
+from plugins.directus.bootstrap import bootstrap
+from plugins.directus.options import DirectusOptions
+from plugins.directus.plan import Needed
+from plugins.directus.subscriptions import Heard, Wanted, follow
+from sidecar import (
+    Authenticator,
+    Credential,
+    Ended,
+    Finding,
+    Session,
+    StartRefused,
+    Unauthenticated,
+    Unavailable,
+    hookimpl,
+)
+
+log = structlog.get_logger("plugins.auth.directus")
+
+_HEARD_SECONDS = 45.0
+"""How long an answer is good while Directus reports every change."""
+_UNHEARD_SECONDS = 2.0
+_SESSION_SECONDS = 2.0
+"""For the tabs of one browser that come back at once: Directus reports no end of a session."""
+_AGAIN_SECONDS = 2.0
+_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+"""Between two tries to hear Directus."""
+# Deletions last: what is reported while a later subscription is being made is lost, and no look afterwards would find it.
+_WANTED = (Wanted("directus_users", "update", ("id", "status", "role")), Wanted("directus_users", "delete"))
+
+
+class Directus(Authenticator):
+    """`auth.directus`. A Directus that does not answer is waited for; one that refuses the service account refuses the start."""
+
+    api = 1
+
+    class Options(DirectusOptions):
+        secret: SecretStr | None = Field(
+            default=None,
+            description="Directus' own SECRET, to check tokens here instead of asking Directus about each. Whoever holds it can make "
+            "tokens of anybody, so leave it out unless very many people sign in.",
+        )
+        roles: tuple[str, ...] = Field(
+            default=(), description="Ids of the roles that may use the sidecar; empty: everybody."
+        )
+        names: Literal["full", "first", "none"] = Field(
+            default="full",
+            description="What is shown as the sender of a message: first and last name, the first alone, nothing.",
+        )
+        sign_ins_per_second: Annotated[int, Field(ge=1, le=1000)] = Field(
+            default=50,
+            description="How many tokens Directus is asked about in a second at most; who comes beyond that waits.",
+        )
+
+        @field_validator("secret")
+        @classmethod
+        def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+            if secret is not None and len(secret.get_secret_value().encode()) < 32:
+                raise ValueError(
+                    "is shorter than 32 bytes, so can be guessed; leave it out, tokens are asked of Directus then"
+                )
+            return secret
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._secret = options.secret.get_secret_value() if options.secret is not None else None
+        self._source = Source(options)
+        self._people = People(self._read_people, kept=self._kept)
+        self._vouchers = Vouchers(self._source.whose, Pace(float(options.sign_ins_per_second)))
+        self._open = OpenSessions()
+        self._heard = False
+        self._unheard_because = "not connected yet"
+        self._inspected = False
+        self._barred: str | None = None
+        self._stack = AsyncExitStack()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._source)
+            stack.push_async_callback(self._vouchers.close)
+            try:
+                await self._inspect()
+            except Unavailable as error:
+                log.warning("directus_waited_for", reason=error.reason)
+                looking = asyncio.create_task(self._look_until_inspected())
+                stack.push_async_callback(_end, looking)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _inspect(self) -> None:
+        """Raises `StartRefused` where sign-in cannot work like this, `Unavailable` where Directus cannot be asked."""
+        await self._source.inspect(self._secret)
+        self._inspected, self._barred = True, None
+
+    async def _look_until_inspected(self) -> None:
+        """Directus was away at the start. The process serves already: what is wrong ends nothing, but nobody is let in on it."""
+        while not self._inspected:
+            await asyncio.sleep(_AGAIN_SECONDS)
+            try:
+                await self._inspect()
+            except Unavailable:
+                continue
+            except StartRefused as error:
+                if self._barred != str(error):
+                    log.error("directus_refuses", reason=str(error))
+                self._barred = str(error)
+
+    @hookimpl
+    async def provide_auth(self) -> Authenticator:
+        return self
+
+    def state(self) -> Mapping[str, Any]:
+        """For `/readyz`: whether Directus answers, and whether it reports changes of users."""
+        trouble = self._barred or self._source.trouble
+        state: dict[str, Any] = {"ok": trouble is None, "hears_changes": self._heard}
+        if trouble is not None:
+            state["reason"] = trouble
+        elif not self._heard:
+            state["detail"] = f"changes of users are seen within a minute: {self._unheard_because}"
+        return state
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """The service account, with the right to see who may sign in."""
+        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), dry_run=dry_run)
+
+    async def findings(self) -> Sequence[Finding]:
+        """For `sidecar doctor`."""
+        return await sign_in_findings(self._source, self._secret, self._options.roles)
+
+    # -- the slot ------------------------------------------------------------------------------------------------------
+
+    async def sign_in(self, credential: Credential) -> Session:
+        token = read_token(credential.token, self._now(), secret=self._secret, from_cookie=credential.from_cookie)
+        if self._barred is not None:
+            raise Unavailable("auth", self._barred)
+        user_id = await self._genuine(token)
+        person = await self._allowed(user_id, fresh=False)
+        self._open.shown(user_id, token)
+        return Session(
+            user_id=user_id,
+            name=person.name,
+            session_id=token.session_id,
+            expires_at=token.expires_at(self._source.clock_ahead),
+            second_factor=False,
+            detail=token.detail(),
+        )
+
+    async def recheck(self, session: Session) -> None:
+        token = Token.from_detail(session.user_id, session.detail)
+        try:
+            await self._still(session.user_id, token)
+        except Unauthenticated:
+            self._open.ended(session.user_id, token)
+            raise
+        self._open.shown(session.user_id, token)
+
+    async def ended(self) -> AsyncIterator[Ended]:
+        """As Directus' WebSocket reports changes of users; after a gap everybody who is connected here is looked at."""
+        reports: asyncio.Queue[Ended | Exception] = asyncio.Queue()
+        listening = asyncio.create_task(self._listen(reports))
+        try:
+            while True:
+                report = await reports.get()
+                if isinstance(report, Exception):
+                    raise report
+                yield report
+        finally:
+            self._heard = False
+            await _end(listening)
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        """The time on Directus' clock."""
+        return time.time() - self._source.clock_ahead
+
+    def _kept(self) -> float:
+        return _HEARD_SECONDS if self._heard else _UNHEARD_SECONDS
+
+    async def _genuine(self, token: Token) -> str:
+        if token.kind is Kind.ACCESS:
+            if self._secret is not None and token.user_id is not None:
+                return token.user_id
+            # Directus itself takes an access token until it expires, whatever happens to its person.
+            return await self._vouchers.whose(token, (token.expires or 0.0) - self._now())
+        return await self._vouchers.whose(token, _SESSION_SECONDS if token.kind is Kind.SESSION else self._kept())
+
+    async def _still(self, user_id: str, token: Token) -> None:
+        """Raises `Unauthenticated` when the session is over, as Directus says now."""
+        await self._allowed(user_id, fresh=True)
+        if token.kind is not Kind.ACCESS:
+            await self._vouchers.whose(token, 0.0, fresh=True)
+
+    async def _allowed(self, user_id: str, *, fresh: bool) -> Person:
+        person = await self._people.find(user_id, fresh=fresh)
+        if person is None:
+            raise Unauthenticated("there is no such person in Directus")
+        if not person.active:
+            raise Unauthenticated("this person's account is not active in Directus")
+        if user_id == self._source.account:
+            raise Unauthenticated("the service account is nobody who signs in")
+        if self._options.roles and person.role not in self._options.roles:
+            raise Unauthenticated("this person's role may not use the sidecar")
+        return person
+
+    async def _read_people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:
+        return await self._source.people(user_ids, self._options.names)
+
+    # -- changes of users ----------------------------------------------------------------------------------------------
+
+    async def _listen(self, reports: asyncio.Queue[Ended | Exception]) -> None:
+        """Runs for good, connecting again whenever the connection ends."""
+        pause = _PAUSE
+        looks: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                try:
+                    async with aclosing(follow(self._source.client, _WANTED)) as stream:
+                        async for heard in stream:
+                            pause = _PAUSE
+                            if users := self._take(heard, reports):
+                                # Beside the stream: what Directus reports next does not wait for what it is asked.
+                                look = asyncio.create_task(self._look_at(users, reports))
+                                looks.add(look)
+                                look.add_done_callback(looks.discard)
+                    reason = "it ended"
+                except Unavailable as error:
+                    reason = error.reason
+                if self._heard or self._unheard_because != reason:
+                    log.warning("directus_not_heard", reason=reason, retry_after=pause)
+                self._heard, self._unheard_because = False, reason
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+                pause = min(pause * 2, _LONGEST_PAUSE)
+        except Exception as error:  # noqa: BLE001  # whoever reads the reports is told, and begins anew
+            reports.put_nowait(error)
+        finally:
+            for look in list(looks):
+                await _end(look)
+
+    def _take(self, heard: Heard | None, reports: asyncio.Queue[Ended | Exception]) -> Collection[str]:
+        """Reports what follows from this alone. Returns whom to look at: who may have been changed otherwise, by a new password or in a gap."""
+        self._vouchers.drop_static()
+        if heard is None:
+            self._people.drop()
+            self._heard = True
+            return self._open.users()
+        if heard.action == "delete":
+            self._people.drop(heard.keys)
+            for user_id in heard.keys:
+                reports.put_nowait(Ended(user_id, erased=True))
+            return ()
+        rows = [row for row in heard.rows if isinstance(row.get("id"), str)]
+        self._people.drop([row["id"] for row in rows])
+        for row in rows:
+            if row.get("status") != ACTIVE:
+                reports.put_nowait(Ended(row["id"]))
+        mine = set(self._open.users())
+        return [row["id"] for row in rows if row.get("status") == ACTIVE and row["id"] in mine]
+
+    async def _look_at(self, user_ids: Collection[str], reports: asyncio.Queue[Ended | Exception]) -> None:
+        """Reports the sessions of these that are over by now. What cannot be asked is asked again with the core's next look."""
+
+        async def look(user_id: str, token: Token) -> None:
+            try:
+                await self._still(user_id, token)
+            except Unauthenticated:
+                self._open.ended(user_id, token)
+                reports.put_nowait(Ended(user_id, token.session_id))
+            except Unavailable:
+                pass
+
+        await asyncio.gather(*(look(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,226 @@
+"""A real Vault of the tests' own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Self
+
+from tests.services.ports import HOST, ReservedPort
+from tests.services.process import ServiceProcess
+from tests.services.vault.audit_pipe import AuditPipe
+from tests.services.vault.programs import VaultProgram, find_vault
+from tests.services.vault.vault import Told, Vault
+
+
+class VaultServer(Vault):
+    """`async with VaultServer(folder) as vault`: a Vault on a port of its own, unsealed, with a KV v2 engine at `secret/`.
+
+    It can be stopped, killed, paused, sealed, and started again, with the same port, any number of times; what it keeps in
+    `folder` is there again then, and it is unsealed (`kept=False`: all is in memory, and a start begins anew). Leaving the
+    context kills it. It is bound to no event loop, but is started from the main thread only.
+    """
+
+    def __init__(self, folder: Path, *, kept: bool = True) -> None:
+        super().__init__()
+        self.folder = folder
+        self._storage = folder / "storage" if kept else None
+        self._key = ""
+        self._ports: list[ReservedPort] = []
+        self._pipes: list[AuditPipe] = []
+        self._program: VaultProgram
+        self._process: ServiceProcess
+
+    # -- where it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def host(self) -> str:
+        return HOST
+
+    @property
+    def port(self) -> int:
+        return self._ports[0].number
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """For a proxy in front of it."""
+        return self.host, self.port
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there, paused or not."""
+        return self._process.running
+
+    @property
+    def answering(self) -> bool:
+        """Whether it runs and is not paused; it may be sealed."""
+        return self._process.answering
+
+    @property
+    def log(self) -> str:
+        """What it wrote since it was first started."""
+        path = self.folder / "vault.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def storage(self) -> Path:
+        """The folder of what it keeps; a copy of it, made while the server is down, is a backup."""
+        assert self._storage is not None, "this one keeps nothing"
+        return self._storage
+
+    # -- its life ------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._program = find_vault()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._storage is not None:
+            self._storage.mkdir(mode=0o700, exist_ok=True)
+        self._ports.append(ReservedPort())
+        try:
+            command = self._program.command(self.folder, self.host, self.port, self._storage)
+            self._process = ServiceProcess(command, folder=self.folder, log=self.folder / "vault.log")
+            await self.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if hasattr(self, "_process"):
+            self._process.kill()
+        self.close()
+        while self._pipes:
+            self._pipes.pop().close()
+        while self._ports:
+            self._ports.pop().close()
+
+    async def start(self, *, unseal: bool = True) -> None:
+        """Starts it, the first time or again: same port, and the data that it kept. Returns when it is unsealed.
+
+        `unseal=False` returns when it answers, sealed, or uninitialised where it keeps nothing yet.
+        """
+        self._process.start()
+        status = await asyncio.to_thread(self._until_it_answers)
+        if not unseal:
+            return
+        first = not status["initialized"]
+        if first:
+            made = await asyncio.to_thread(self._call, "PUT", "init", {"secret_shares": 1, "secret_threshold": 1})
+            self.close()
+            self._key, self.root_token = made["keys"][0], made["root_token"]
+            self._undo.clear()
+        await self.unseal()
+        if first:
+            await self._register_plugins()
+            await self.mount_kv(self.mount)
+
+    async def stop(self) -> int:
+        """SIGTERM, as an orderly host does it; its exit status."""
+        return await self._process.stop()
+
+    def kill(self) -> None:
+        """kill -9. What it had answered is kept."""
+        self._process.kill()
+
+    async def restart(self) -> None:
+        """An orderly stop, and a start."""
+        await self.stop()
+        await self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay, requests pile up, nothing is answered."""
+        self._process.pause()
+
+    def resume(self) -> None:
+        """SIGCONT: it answers all that piled up."""
+        self._process.resume()
+
+    # -- the seal ------------------------------------------------------------------------------------------------------
+
+    async def seal(self) -> None:
+        """It answers 503 to everything, until `unseal()`."""
+        await self.write("sys/seal")
+
+    async def unseal(self) -> None:
+        """Returns when it serves."""
+        await asyncio.to_thread(self._call, "PUT", "unseal", {"key": self._key})
+        await asyncio.to_thread(self._until_active)
+
+    async def sealed(self) -> bool:
+        status = await asyncio.to_thread(self._call, "GET", "seal-status")
+        return bool(status["sealed"])
+
+    # -- its audit devices ---------------------------------------------------------------------------------------------
+
+    @property
+    def audit_file(self) -> Path:
+        """Where `audit()` has it write."""
+        return self.folder / "audit.log"
+
+    async def audit(self) -> Path:
+        """Enables a file audit device; its file, in which a line is a request or an answer."""
+        await self.write("sys/audit/file", type="file", options={"file_path": str(self.audit_file)})
+        return self.audit_file
+
+    def audited(self) -> list[Told]:
+        """What the audit file holds."""
+        return [json.loads(line) for line in self.audit_file.read_text().splitlines()]
+
+    async def audit_to_pipe(self) -> AuditPipe:
+        """Enables an audit device that can be blocked: Vault answers nobody before it has written."""
+        pipe = AuditPipe(self.folder / f"audit-{len(self._pipes)}.pipe")
+        self._pipes.append(pipe)
+        await self.write(
+            f"sys/audit/pipe-{len(self._pipes)}", type="file", options={"file_path": str(pipe.path), "mode": "0600"}
+        )
+        return pipe
+
+    # -- before there is a token ---------------------------------------------------------------------------------------
+
+    def _call(self, method: str, path: str, data: Told | None = None) -> Told:
+        body = None if data is None else json.dumps(data).encode()
+        request = urllib.request.Request(f"{self.url}/v1/sys/{path}", body, method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            told: Told = json.loads(answer.read() or b"{}")
+            return told
+
+    def _until_it_answers(self, patience: float = 60) -> Told:
+        until = time.monotonic() + patience
+        while True:
+            try:
+                return self._call("GET", "seal-status")
+            except (OSError, ValueError) as error:
+                if not self.running or time.monotonic() > until:
+                    raise AssertionError(f"Vault did not start: {error}\n{self.log}") from error
+            time.sleep(0.005)
+
+    def _until_active(self, patience: float = 30) -> None:
+        """Unsealed it is a standby for a moment."""
+        until = time.monotonic() + patience
+        while True:
+            try:
+                self._call("GET", "health")
+                return
+            except urllib.error.HTTPError as error:
+                error.close()
+                if time.monotonic() > until:
+                    raise AssertionError(f"Vault did not become active: {error}\n{self.log}") from error
+            time.sleep(0.005)
+
+    async def _register_plugins(self) -> None:
+        for path in self._program.plugins.iterdir() if self._program.plugins else ():
+            digest = hashlib.sha256(await asyncio.to_thread(path.read_bytes)).hexdigest()
+            await self.write(f"sys/plugins/catalog/secret/{path.name}", sha256=digest, command=path.name)
