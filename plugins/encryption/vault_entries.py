@@ -23,6 +23,7 @@ log = structlog.get_logger("plugins.encryption.vault")
 _TRIES = 16
 _TOLD = 1000
 _TOLD_AGAIN_SECONDS = 60.0
+_DENIED_SECONDS = 2.0
 
 
 class Entries:
@@ -32,6 +33,8 @@ class Entries:
         self._link = link
         self._mount = mount
         self._path = path
+        self._denied: dict[str, float] = {}
+        """Until when slots are not asked for, which the policy denies one by one."""
         self._told: dict[str, float] = {}
         """Of which slots the log says that they cannot be used, and when it last did."""
 
@@ -49,6 +52,9 @@ class Entries:
         return found
 
     async def _look(self, slot: str) -> Entry | Mark | None:
+        if monotonic() < self._denied.get(slot, 0):
+            raise self._denial(slot)  # not asked for again at once, however often somebody tries
+
         def ask(adapter: WireAdapter) -> Mapping[str, Any]:
             told: Mapping[str, Any] = KvV2(adapter).read_secret_version(
                 self._at(slot), raise_on_deleted_version=True, mount_point=self._mount
@@ -58,11 +64,13 @@ class Entries:
         try:
             told = await self._link.ask(ask, self._data(slot))
         except Denied:
-            if await self._may_read():
-                reason = f"Vault's policy denies {self._data(slot)}, and not its neighbours"
-                self._tell("vault_entry_denied", slot, "the policy denies this one")
-                raise Damaged(f"{reason}; see config/vault/policy.hcl") from None
-            raise
+            if not await self._may_read():
+                raise
+            self._tell("vault_entry_denied", slot, "the policy denies this one")
+            self._denied[slot] = monotonic() + _DENIED_SECONDS
+            if len(self._denied) > _TOLD:
+                del self._denied[next(iter(self._denied))]
+            raise self._denial(slot) from None
         except InvalidRequest as error:
             raise self._refused(error) from None
         except InvalidPath as error:
@@ -73,6 +81,10 @@ class Entries:
                 return None
             told = absent["data"]
         return await self._read(slot, told)
+
+    def _denial(self, slot: str) -> Damaged:
+        where = self._data(slot)
+        return Damaged(f"Vault's policy denies {where}, and not its neighbours; see config/vault/policy.hcl")
 
     async def _may_read(self) -> bool:
         """Whether our policy lets us read entries at all: then one that is denied stands for itself, and for no other chat."""

@@ -163,15 +163,16 @@ async def test_f21_a_path_that_is_denied_is_denied_to_that_chat_alone(serve: Ser
         for _ in range(20):
             assert refused_for_now(await edited(device, "c1", "another", 1))
         asked = Counter(line["request"]["path"] for line in vault.audited()[before:] if line["type"] == "request")
-        # Once for the key, and once whether it is the token that has ended.
-        # And whether the policy denies its neighbours too.
-        assert set(asked) == {f"{vault.mount}/data/{one}", "auth/token/lookup-self", "sys/capabilities-self"}
-        assert max(asked.values()) <= 20, f"no storm: {asked}"
+        assert sum(asked.values()) <= 45, f"no storm: {asked}"
         assert (await edited(device, "c2", "another", 1))["type"] == "draft_updated"
         assert (await begin(device, "c3", doc("new")))["version"] == 1
         assert (await get(sidecar, "/readyz"))[0] == 200, "one path is not all of Vault"
         await vault.policy(POLICY, "sidecar")
-        assert (await edited(device, "c1", "another", 1))["type"] == "draft_updated"
+
+        async def allowed() -> bool:
+            return bool((await edited(device, "c1", "another", 1))["type"] == "draft_updated")
+
+        await until(allowed)  # a denied path is not asked for again at once
         assert await drafts(device) == {
             device.full("c1"): doc("another"),
             device.full("c2"): doc("another"),
