@@ -57,6 +57,7 @@ WHAT: Mapping[str, tuple[str, ...]] = {
         *("w_id", "w_size", "w_sequence", "w_created_at", "w_draft_version", "w_draft_op", "w_stored", "w_seen"),
     ),
     "status": ("w_id", "w_status"),
+    "elsewhere": ("w_id", "w_deleted"),
     "stored": ("w_id", "w_stored_version", "w_stored_title_version"),
     "epoch": ("w_epoch",),
     "notify": ("w_name",),
@@ -104,7 +105,7 @@ COMMITS: Mapping[str, str] = {
     **dict.fromkeys(("draft", "title"), "commit_text"),
     "restore": "commit_restore",
     "message": "commit_message",
-    **dict.fromkeys(("status", "stored", "doom", "delete", "epoch", "notify"), "commit_own"),
+    **dict.fromkeys(("status", "elsewhere", "stored", "doom", "delete", "epoch", "notify"), "commit_own"),
 }
 """The script of each kind of change. Each has the parts of the rule that it needs: making a function costs as much as a call."""
 _OF_A_SHARD = ("shard", "entries")

@@ -190,7 +190,10 @@ class Link:
     def trouble(self) -> str:
         """What is wrong with a server, as whoever asked it last was told; empty while all is well."""
         last: dict[str, Health] = {}
+        primaries = self._nodes.primaries if self._nodes is not None else None
         for (address, _), lanes in self._lanes.items():
+            if primaries is not None and address not in primaries:
+                continue  # it has nothing of ours any more
             for lane in lanes:
                 if address not in last or last[address].at < lane.health.at:
                     last[address] = lane.health

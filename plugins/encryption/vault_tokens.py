@@ -187,6 +187,8 @@ class Tokens:
             try:
                 await self._extend(token)
             except (Unavailable, SignInRefused) as error:
+                if self.trouble is None:
+                    log.warning("vault_token_ends", seconds=round(token.ends - monotonic(), 1), reason=str(error))
                 self.trouble = f"the Vault token ends soon and cannot be renewed: {error}"
                 await asyncio.sleep(min(max((token.ends - monotonic()) / 10, 0.2), 5.0))
                 if monotonic() >= token.ends and self._token is token:
@@ -199,6 +201,10 @@ class Tokens:
                 told = await self._pool.run(_renew, token.value)
             except REFUSALS:
                 told = None  # it ended, or may not be renewed
+            except Unavailable:
+                if not self._method.again:
+                    raise
+                told = None  # a new sign-in may go through where this did not
             # Vault counts in whole seconds: the last one before the end of its longest life is 0, which elsewhere means for good.
             if told is not None and told[0] > 0:
                 seconds, renewable = told
@@ -218,10 +224,11 @@ def _renew(adapter: WireAdapter) -> tuple[float, bool]:
     try:
         auth: Any = TokenApi(adapter).renew_self()["auth"]
     except InternalServerError as error:
-        if "renew" not in " ".join(error.errors or ()):
-            raise
-        # "past the max TTL, cannot renew": a refusal, and no failure of Vault's that others should wait out.
-        raise InvalidRequest(errors=error.errors) from None
+        if "renew" in " ".join(error.errors or ()):
+            raise InvalidRequest(
+                errors=error.errors
+            ) from None  # "past the max TTL, cannot renew" is no failure of Vault's
+        raise
     return float(auth["lease_duration"]), bool(auth["renewable"])
 
 

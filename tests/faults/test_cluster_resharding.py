@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from tests.faults.careful import SEED, Crowd
-from tests.faults.clusters import all_sound, go_on, neighbour_of, refusals, sidecars, slot_of, someone_on
+from tests.faults.clusters import all_sound, at_work, go_on, neighbour_of, refusals, sidecars, slot_of, someone_on
 from tests.faults.world import get
 from tests.services.cluster import RedisCluster
 from tests.services.cluster_node import ClusterNode
@@ -39,16 +39,12 @@ async def test_f11_slots_move_while_people_write(start_cluster: StartCluster, tm
         Crowd(people, 3, *(each.url for each in servers), seed=SEED) as crowd,
     ):
         await crowd.live(0.5)
-        living = asyncio.create_task(crowd.live(10))
-        moved = 0
-        while not living.done():
-            slot = slot_of(people[moved % 2])
-            owner = await cluster.owner(slot)
-            await move(cluster, slot, chance.choice([node for node in cluster.nodes if node is not owner]), chance)
-            moved += 1
-        await living
+        async with at_work(crowd):
+            for person in people * 4:
+                slot = slot_of(person)
+                others = [node for node in cluster.nodes if node is not await cluster.owner(slot)]
+                await move(cluster, slot, chance.choice(others), chance)
         told = await refusals(cluster)
-        assert moved > 3
         assert min(told.get(word, 0) for word in ("ASK", "MOVED", "TRYAGAIN")) > 0, told
         await go_on(servers, *[await neighbour_of(person) for person in people])
         await crowd.settle(servers[0])
@@ -66,15 +62,14 @@ async def test_f11_a_node_that_is_new_is_filled_and_emptied_again(start_cluster:
         Crowd([person], 3, *(each.url for each in servers), seed=SEED) as crowd,
     ):
         home = await cluster.owner(slot)
-        living = asyncio.create_task(crowd.live(6))
-        new = await cluster.grow()
-        await move(cluster, slot, new, Random(SEED))
-        await go_on(servers, await neighbour_of(person))
-        await asyncio.sleep(0.5)
-        await move(cluster, slot, home, Random(SEED))
-        await cluster.dismiss(new)
-        await go_on(servers, await neighbour_of(person))
-        await living
+        async with at_work(crowd):
+            new = await cluster.grow()
+            await move(cluster, slot, new, Random(SEED))
+            await go_on(servers, await neighbour_of(person))
+            await asyncio.sleep(0.5)
+            await move(cluster, slot, home, Random(SEED))
+            await cluster.dismiss(new)
+            await go_on(servers, await neighbour_of(person))
         await crowd.settle(servers[0])
         await all_sound(cluster)
         for server in servers:
