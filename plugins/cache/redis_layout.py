@@ -129,6 +129,9 @@ class Script:
     text: bytes
     sha: bytes
     """Hex SHA-1 of the text, by which EVALSHA names it."""
+    many: bool = False
+    """It carries out several calls at once: their keys one after the other, the first argument once, then the others of each. It
+    answers with an array, in which each call has its own answer, an error too."""
 
 
 def numbered(text: str) -> str:

@@ -14,10 +14,12 @@ from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, RedisError
 
-from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected
+from plugins.cache.redis_calls import NIL, Call, Redirected
+from plugins.cache.redis_lane import Health, Lane
 from plugins.cache.redis_layout import script
 from plugins.cache.redis_refusals import reason_of
 from plugins.cache.redis_tasks import end
+from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
 
 LaneName = Literal["changes", "rest"]
@@ -48,14 +50,14 @@ class Link:
         """Why no call is made, though Redis answers: it was not looked at yet, or is none that can be used."""
 
     async def __aenter__(self) -> Self:
-        options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
-        if self._url.startswith("unix"):
-            options = {"socket_connect_timeout": self._timeout}
-        # A lane bounds its pipelines itself; redis-py would set a timer of its own for each answer.
+        # RESP2: nothing comes on a lane's connection that was not asked for.
+        options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "protocol": 2}
+        if not self._url.startswith("unix"):
+            options["socket_keepalive"] = True
         if self._is_cluster:
             self._cluster = RedisCluster.from_url(self._url, socket_timeout=self._timeout, **options)
         else:
-            # A lane bounds its pipelines itself: redis-py would set a timer for each answer, and a task for each write.
+            # A lane bounds its pipelines itself.
             self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
         self._closed = False
         return self
@@ -114,7 +116,7 @@ class Link:
     def _new_lane(self, address: str) -> Lane:
         return Lane(lambda: self._connect(address), self._timeout)
 
-    async def _connect(self, address: str) -> AbstractConnection:
+    async def _connect(self, address: str) -> Wire:
         if self._cluster is None:
             if self._pool is None:
                 raise Unavailable("cache", "it is closed")
@@ -125,13 +127,17 @@ class Link:
                 await self._refresh()
                 raise Unavailable("cache", f"{address} has left the Redis cluster", retry_after=_REFRESH_SECONDS)
             connection = node.connection_class(**{**node.connection_kwargs, "socket_timeout": None})
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return connection
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return Wire(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
     # -- a cluster -----------------------------------------------------------------------------------------------------
 
     async def _in_cluster(self, call: Call, lane: LaneName) -> Any:
-        slot = key_slot(call.keys[0])
+        slot = call.slot = key_slot(call.keys[0])
         address: str | None = None
         for _ in range(_REDIRECTIONS):
             if address is None:
