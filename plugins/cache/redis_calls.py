@@ -10,6 +10,7 @@ import hiredis
 from redis.exceptions import (
     AskError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     MovedError,
     NoScriptError,
     ReadOnlyError,
@@ -38,18 +39,21 @@ class Call:
     deadline: float
     asking: bool = False
     """It follows an ASK: the server answers for a slot that is on its way to it."""
-    slot: int = 0
-    """Of a cluster: where its keys lie."""
 
-    def goes_with(self, other: Call) -> bool:
-        """Whether both may be one command."""
+    def goes_with(self, other: Call, *, apart: bool) -> bool:
+        """Whether both may be one command. `apart`: only if their keys lie in one slot, whatever slots are where."""
         return (
             self.script.many
             and self.script is other.script
-            and self.slot == other.slot
             and not (self.asking or other.asking)
             and self.arguments[0] == other.arguments[0]
+            and not (apart and _tagged(self.keys[0]) != _tagged(other.keys[0]))
         )
+
+
+def _tagged(key: bytes) -> bytes:
+    """A key up to the end of its hash tag."""
+    return key[: key.find(b"}") + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,13 @@ class Replica(Unavailable):
     """The server takes no writes: it is a replica."""
 
 
-def commands_of(calls: Sequence[Call], places: Iterable[int]) -> list[list[int]]:
-    """The calls at these places, in their order, those together that are one command."""
+def commands_of(calls: Sequence[Call], places: Iterable[int], *, apart: bool) -> list[list[int]]:
+    """The calls at these places, in their order, those together that are one command; `apart` as in `Call.goes_with`."""
     commands: list[list[int]] = []
     before: Call | None = None
     for place in places:
         call = calls[place]
-        if before is not None and len(commands[-1]) < _MOST and call.goes_with(before):
+        if before is not None and len(commands[-1]) < _MOST and call.goes_with(before, apart=apart):
             commands[-1].append(place)
         else:
             commands.append([place])
@@ -111,11 +115,12 @@ _NOT_YET: Any = object()
 
 
 def take(calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequence[Any], answers: list[Any]) -> bool:
-    """Puts what came into the places of the calls; whether there was a script that the server does not know.
+    """Puts what came into the places of the calls; whether some are to be sent again: with a script that the server does not know,
+    or one by one.
 
     Raises what the server says of itself and not of a call.
     """
-    unknown = False
+    again = False
     each = iter(came)
     for command in commands:
         script, asking = calls[command[0]].script, calls[command[0]].asking
@@ -125,8 +130,8 @@ def take(calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequenc
         if answer is _NOT_YET:
             break
         if isinstance(answer, RedisError):
-            if isinstance(answer, NoScriptError):
-                unknown = True
+            if isinstance(answer, NoScriptError) or crossed(command, answer):
+                again = True
                 continue
             for place in command:
                 answers[place] = _told(answer)
@@ -135,7 +140,12 @@ def take(calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequenc
                 answers[place] = _told(own)
         else:
             answers[command[0]] = NIL if answer is None else answer
-    return unknown
+    return again
+
+
+def crossed(command: Sequence[int], answer: Any) -> bool:
+    """Whether the calls of this command could not come together, as their keys lie in several slots."""
+    return len(command) > 1 and isinstance(answer, ClusterCrossSlotError)
 
 
 def _told(answer: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from redis.exceptions import BusyLoadingError, RedisError
 
-from plugins.cache.redis_calls import Call, Replica, answers_of, commands_of, packed, take
+from plugins.cache.redis_calls import Call, Replica, answers_of, commands_of, crossed, packed, take
 from plugins.cache.redis_deadlines import Deadlines
 from plugins.cache.redis_refusals import reason_of
 from plugins.cache.redis_tasks import end
@@ -52,11 +52,13 @@ class Lane:
     refused at once, so that nobody waits for a time-out in a row.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Wire]], timeout: float) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Wire]], timeout: float, *, apart: bool = False) -> None:
         """`connect` opens a connection; `timeout` in seconds bounds one attempt to connect and one pipeline. A call ends at
-        its own deadline, wherever it is by then."""
+        its own deadline, wherever it is by then. `apart`: the server wants the keys of a command in one slot, as a node of a
+        cluster does; of others this is found out."""
         self._connect = connect
         self._timeout = timeout
+        self._apart = apart
         self._wire: Wire | None = None
         self._waiting: deque[tuple[Call, asyncio.Future[Any]]] = deque()
         self._calls: Sequence[Call] = ()
@@ -143,23 +145,31 @@ class Lane:
         if wire is None or wire.lost:
             self._help([None] * len(calls), None)
             return
-        commands = self._commands = commands_of(calls, range(len(calls)))
+        commands = self._commands = commands_of(calls, range(len(calls)), apart=self._apart)
         pipeline = b"".join([packed(calls, command, whole=False) for command in commands])
         wire.send(pipeline, answers_of(calls, commands), self._timeout, self._came)
 
     def _came(self, error: Exception | None) -> None:
         answers: list[Any] = [None] * len(self._calls)
-        unknown = False
+        again = False
         wire = self._wire
         if wire is not None:
             try:
-                unknown = take(self._calls, self._commands, wire.answers, answers)
+                again = self._take(self._calls, self._commands, wire.answers, answers)
             except (RedisError, ValueError) as found:
                 error = error or found
-        if error is not None or unknown:
+        if error is not None or again:
             self._help(answers, error)
         else:
             self._settle(answers)
+
+    def _take(
+        self, calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequence[Any], answers: list[Any]
+    ) -> bool:
+        again = take(calls, commands, came, answers)
+        if again and any(map(crossed, commands, came)):
+            self._apart = True  # a cluster behind a proxy: it looks like one server, and has slots
+        return again
 
     def _settle(self, answers: Sequence[Any]) -> None:
         """These are the answers of the pipeline that was under way; the next one leaves."""
@@ -245,15 +255,15 @@ class Lane:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout
         for whole in (False, True):
-            commands = commands_of(calls, places)
+            commands = commands_of(calls, places, apart=self._apart)
             pipeline = b"".join([packed(calls, command, whole=whole) for command in commands])
             done: asyncio.Future[Exception | None] = loop.create_future()
             wire.send(pipeline, answers_of(calls, commands), max(0.0, until - loop.time()), partial(_set, done))
             error = await done
-            unknown = take(calls, commands, wire.answers, answers)
+            again = self._take(calls, commands, wire.answers, answers)
             if error is not None:
                 raise error
-            if not unknown:
+            if not again:
                 return
             places = [place for place in places if answers[place] is None]
 

@@ -146,7 +146,8 @@ def script(name: str) -> Script:
     parts = _PARTS[name] if name.startswith("commit_") else (*_PARTS[name], name)
     sources = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
     text = numbered("\n".join(sources)).encode()
-    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    return Script(name, text, sha, many=name.startswith("commit_"))
 
 
 class Keys:

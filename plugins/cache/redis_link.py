@@ -114,7 +114,7 @@ class Link:
         return min(lanes, key=lambda lane: lane.waiting)
 
     def _new_lane(self, address: str) -> Lane:
-        return Lane(lambda: self._connect(address), self._timeout)
+        return Lane(lambda: self._connect(address), self._timeout, apart=self._is_cluster)
 
     async def _connect(self, address: str) -> Wire:
         if self._cluster is None:
@@ -137,7 +137,7 @@ class Link:
     # -- a cluster -----------------------------------------------------------------------------------------------------
 
     async def _in_cluster(self, call: Call, lane: LaneName) -> Any:
-        slot = call.slot = key_slot(call.keys[0])
+        slot = key_slot(call.keys[0])
         address: str | None = None
         for _ in range(_REDIRECTIONS):
             if address is None:

@@ -422,12 +422,13 @@ async def test_a_lane_that_is_closed_while_it_connects_keeps_no_connection(serve
 MANY = Script("many", b"return {}", b"m" * 40, many=True)
 
 
-async def test_calls_of_a_script_for_many_are_one_command_each_with_its_answer(server: Server, lane: Lane) -> None:
-    """In their order, the common argument once; an error is that call's alone."""
+async def test_calls_of_a_script_for_many_are_one_command_each_with_its_answer(server: Server) -> None:
+    """In their order, the common argument once; an error is that call's alone. In a cluster only those of one slot."""
+    lane = Lane(server.connect, 1.0, apart=True)
 
-    def one(text: bytes, *, slot: int = 0, common: bytes = b"s", asking: bool = False) -> Call:
+    def one(text: bytes, *, shard: int = 0, common: bytes = b"s", asking: bool = False) -> Call:
         deadline = asyncio.get_running_loop().time() + 1.0
-        return Call(MANY, (b"k" + text, b"l"), (common, b"user", text), deadline, asking, slot)
+        return Call(MANY, (b"{%d}%b" % (shard, text), b"l"), (common, b"user", text), deadline, asking)
 
     full = parsed(ERRORS["OOM"])
     server.special = {
@@ -439,15 +440,15 @@ async def test_calls_of_a_script_for_many_are_one_command_each_with_its_answer(s
         b"h": [b"h's"],
         b"ASKING": b"OK",
     }
-    calls = [one(b"a"), one(b"b"), one(b"c"), one(b"d", slot=1), one(b"e", common=b"t"), call(b"x")]
+    calls = [one(b"a"), one(b"b"), one(b"c"), one(b"d", shard=1), one(b"e", common=b"t"), call(b"x")]
     calls += [one(b"f"), one(b"g", asking=True), one(b"h")]
     answers = await asyncio.gather(*(lane(each) for each in calls), return_exceptions=True)
     assert "maxmemory" in refused(answers.pop(1))
     assert answers == [b"a's", NIL, b"d's", b"e's", b"x", b"f's", b"g's", b"h's"]
-    keys = [b"ka", b"l", b"kb", b"l", b"kc", b"l"]
+    keys = [b"{0}a", b"l", b"{0}b", b"l", b"{0}c", b"l"]
     rest = [b"user", b"a", b"user", b"b", b"user", b"c"]
     assert server.commands[0] == [b"EVALSHA", MANY.sha, b"6", *keys, b"s", *rest]
-    assert server.commands[1] == [b"EVALSHA", MANY.sha, b"2", b"kd", b"l", b"s", b"user", b"d"]
+    assert server.commands[1] == [b"EVALSHA", MANY.sha, b"2", b"{1}d", b"l", b"s", b"user", b"d"]
     assert [len(command) for command in server.commands[2:]] == [8, 5, 8, 1, 8, 8]
 
 
@@ -467,3 +468,22 @@ async def test_a_script_for_many_that_is_refused_as_a_whole_refuses_each(server:
     first, second = await asyncio.gather(*(lane(each) for each in calls))
     assert isinstance(first, Redirected)
     assert isinstance(second, Redirected)
+
+
+async def test_a_server_that_has_slots_after_all_gets_the_calls_of_each_by_themselves(
+    server: Server, lane: Lane
+) -> None:
+    """As a proxy before a cluster does: it refuses what lies in several slots, and nobody notices."""
+    deadline = asyncio.get_running_loop().time() + 1.0
+    server.once[b"2"] = parsed("CROSSSLOT Keys in request don't hash to the same slot")
+    server.special |= {b"1": [b"0's", b"1's"], b"2": [b"2's"], b"3": [b"3's"]}
+
+    def calls() -> list[Call]:
+        shards = {b"0": 7, b"1": 7, b"2": 8}
+        return [Call(MANY, (b"{%d}k" % shard,), (b"s", text), deadline) for text, shard in shards.items()]
+
+    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
+    assert [len(command) for command in server.commands] == [10, 8, 6]
+    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
+    assert len(server.commands) == 5, "it is known by now"
+    assert len(server.connections) == 1
