@@ -185,6 +185,10 @@ class Link:
         """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""
         return (await self.clients())[0] if self._nodes is None else await self._nodes.any_client()
 
+    def may_listen(self, client: Redis) -> bool:
+        """Whether what is published still reaches this client of `subscriber`: not where its node has left the cluster and lives on."""
+        return self._nodes is None or self._nodes.has(client)
+
     @property
     def health(self) -> Mapping[str, Health]:
         """By server and lane."""
