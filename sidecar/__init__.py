@@ -13,6 +13,7 @@ from sidecar.changes import (
     Entry,
     FillToken,
     Limits,
+    MessageElsewhere,
     MessageStatus,
     NewEntry,
     NewEpoch,
@@ -66,7 +67,7 @@ from sidecar.rule import decide
 from sidecar.slots.authenticator import Authenticator, Credential, Ended, Session
 from sidecar.slots.cache import Cache, Chats, Fresh, Lease, Leases, Outbox, Position
 from sidecar.slots.cipher import Cipher
-from sidecar.slots.keyed_cipher import KeyedCipher
+from sidecar.slots.keyed_cipher import Asked, KeyedCipher
 from sidecar.slots.store import Elsewhere, Store
 from sidecar.version import __version__
 
@@ -74,6 +75,7 @@ __all__ = [
     "BEGINNING_TAG",
     "Accepted",
     "AddMessage",
+    "Asked",
     "Authenticator",
     "Author",
     "Batcher",
@@ -112,6 +114,7 @@ __all__ = [
     "LeaseLost",
     "Leases",
     "Limits",
+    "MessageElsewhere",
     "MessageId",
     "MessageInCache",
     "MessageInDB",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sidecar.cursors import Cursor
+from sidecar.cursors import Cursor, ItemKind
 from sidecar.frozen import frozen
 from sidecar.ids import ChatId, ConnectionId, DeviceId, KeyReference, MessageId, UserHash
 from sidecar.records import ChatInDB, Deleted, DraftState, MessageInCache, MessageInDB, Sealed, Status
@@ -211,6 +211,14 @@ class MessageStatus:
     status: Status
 
 
+@frozen
+class MessageElsewhere:
+    """Somebody else edited or deleted this message in the store. What the cache had of it was dropped before."""
+
+    message_id: MessageId
+    deleted: bool
+
+
 @dataclass(frozen=True, slots=True)
 class DoomChat:
     """A person deletes the chat: nothing else is accepted from now on. Then its key is destroyed, then `DeleteChat`."""
@@ -247,7 +255,19 @@ class Notify:
     name: Literal["erased", "disconnected", "device_added", "device_revoked"]
 
 
-What = PutDraft | PutTitle | Restore | AddMessage | MessageStatus | DoomChat | DeleteChat | Stored | NewEpoch | Notify
+What = (
+    PutDraft
+    | PutTitle
+    | Restore
+    | AddMessage
+    | MessageStatus
+    | MessageElsewhere
+    | DoomChat
+    | DeleteChat
+    | Stored
+    | NewEpoch
+    | Notify
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +438,7 @@ class View:
 class NewItem:
     """A log entry to append."""
 
-    kind: Literal["added", "draft", "title", "message", "message_update", "restored", "stored", "deleted", "notice"]
+    kind: ItemKind
     version: int = 0
     ref: str | None = None
 

@@ -39,7 +39,18 @@ def epoch_of(milliseconds: int, random: bytes) -> str:
     return f"{milliseconds:012x}{random.hex()}"
 
 
-ItemKind = Literal["added", "draft", "title", "message", "message_update", "restored", "stored", "deleted", "notice"]
+ItemKind = Literal[
+    "added",
+    "draft",
+    "title",
+    "message",
+    "message_update",
+    "message_deleted",
+    "restored",
+    "stored",
+    "deleted",
+    "notice",
+]
 
 
 @frozen

@@ -69,6 +69,9 @@ async def _event(parts: Parts, item: Item, chat: Found | None) -> tuple[str, dic
             return await _message(parts, item, chat)
         case "message_update":
             return await _update(parts, item, chat)
+        case "message_deleted":
+            told = {"chatId": chat.id, "messageId": item.ref, "messagesVersion": item.version}
+            return "message_deleted", told
         case "added":
             response = await chat_response(parts, chat)
             return "chat_added", {"chat": response, "tempChatId": client_part(chat.id)}

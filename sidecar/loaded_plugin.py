@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import cast
@@ -14,7 +14,7 @@ from typing import cast
 import structlog
 from pydantic import BaseModel
 
-from sidecar.errors import ConfigError, Refused, SidecarError, StartRefused, Unavailable, Unstorable
+from sidecar.errors import ConfigError, Refused, SidecarError, StartRefused, Unauthenticated, Unavailable, Unstorable
 from sidecar.findings import Finding
 from sidecar.hooks import Implementation
 from sidecar.plugin_call import Answer, CallTimeout, PluginFailed, call_here, told, whereabouts
@@ -139,6 +139,27 @@ class LoadedPlugin:
         failure = PluginFailed(self.name, hook, what)
         self._failed(hook, failure)
         return failure
+
+    @property
+    def takes_notices(self) -> bool:
+        """Whether it has a `notice(headers, body)`."""
+        return callable(getattr(self.instance, "notice", None))
+
+    async def notice(self, headers: Mapping[str, str], body: bytes) -> Sequence[object]:
+        """What its own `notice` makes of it, asked where it lives. Raises `Unauthenticated`, `Refused`, `Unavailable`."""
+        method = self.instance.notice  # type: ignore[attr-defined]  # `takes_notices` was asked before
+
+        async def ask() -> object:
+            said = method(headers, body)
+            return await said if inspect.isawaitable(said) else said
+
+        answer = await self._run(ask, self.entry.timeout)
+        if answer.error is None:
+            return tuple(answer.value) if isinstance(answer.value, Iterable) else ()
+        if isinstance(answer.error, Unauthenticated | Refused | Unavailable):
+            raise answer.error
+        self._failed("notice", answer.error)
+        raise Unavailable(self.name, "its plugin failed over the notice")
 
     async def state(self) -> object:
         """What the plugin's own `state()` says, asked where it lives; `"ok"` where it has none."""

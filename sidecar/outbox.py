@@ -48,6 +48,8 @@ class OutboxWorker:
         self._names = [listener.name for listener in listeners]
         self._tasks: list[asyncio.Task[None]] = []
         self._joined = False
+        self._workers = 1
+        """How many processes live, as it was counted last."""
         self._leaving = False
         self._fence = 0
 
@@ -129,29 +131,59 @@ class OutboxWorker:
         await asyncio.gather(*(leases.leave(lease) for lease in own), return_exceptions=True)
 
     async def _take(self, *, everything: bool = False) -> None:
-        """This process's part of the shards; `everything`: all that nobody has."""
-        if not self._joined:
-            await self._parts.cache.outbox.join(self._names)
-            self._joined = True
-        leases, shards = self._parts.cache.leases, self._parts.cache.outbox.shards
-        workers = 1
-        if shards > 1:
-            if not self._leaving:
-                place = await leases.take(PROCESSES, self.holder, _LEASE_SECONDS, _MOSTPROCESSES)
-                self._fence = place.fence if place is not None else 0
-            workers = max(1, len(await leases.held(PROCESSES)))
-        share = shards if everything else -(-shards // workers)
+        """This process's part of the shards; `everything`: all that nobody has.
+
+        A cache may be away in part: what can be had of it is, and then `Unavailable` is raised.
+        """
+        troubles: list[Unavailable] = []
+        await self._join(troubles)
+        await self._count(troubles)
+        shards = self._parts.cache.outbox.shards
+        share = shards if everything else -(-shards // self._workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
         mine = [name for name in names if name in self._shards]
         # Each process begins elsewhere, so that they seldom want the same one.
         start = random.randrange(shards)  # noqa: S311
         others = [name for name in [*names[start:], *names[:start]] if name not in mine]
-        taken = await asyncio.gather(*(self._take_shard(name) for name in mine))
-        missing = share - sum(taken)
+        missing = share - await self._take_shards(mine, troubles)
         while missing > 0 and others:
             tried, others = others[:missing], others[missing:]
-            missing -= sum(await asyncio.gather(*(self._take_shard(name) for name in tried)))
+            missing -= await self._take_shards(tried, troubles)
         await self._give_back(-missing)
+        if troubles:
+            raise troubles[0]
+
+    async def _join(self, troubles: list[Unavailable]) -> None:
+        """A shard that could not be told gets the names with its first entry."""
+        if not self._joined:
+            try:
+                await self._parts.cache.outbox.join(self._names)
+                self._joined = True
+            except Unavailable as error:
+                troubles.append(error)
+
+    async def _count(self, troubles: list[Unavailable]) -> None:
+        """Counts the processes that live, this one among them; where they cannot be counted, there are as many as there were."""
+        leases = self._parts.cache.leases
+        if self._parts.cache.outbox.shards == 1:
+            return
+        try:
+            if not self._leaving:
+                place = await leases.take(PROCESSES, self.holder, _LEASE_SECONDS, _MOSTPROCESSES)
+                self._fence = place.fence if place is not None else 0
+            self._workers = max(1, len(await leases.held(PROCESSES)))
+        except Unavailable as error:
+            troubles.append(error)
+
+    async def _take_shards(self, names: Sequence[str], troubles: list[Unavailable]) -> int:
+        """How many of these are held now. What could not be asked for goes to `troubles`."""
+        answers = await asyncio.gather(*(self._take_shard(name) for name in names), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, Unavailable):
+                troubles.append(answer)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return sum(answer is True for answer in answers)
 
     async def _take_shard(self, name: str) -> bool:
         until = time.monotonic() + _LEASE_SECONDS  # from before it is asked for: never later than the cache has it
@@ -183,7 +215,7 @@ class OutboxWorker:
             await asyncio.sleep(_LEASE_SECONDS / 4)
             try:
                 if self._leaving:
-                    await asyncio.gather(*(self._take_shard(name) for name in self._shards))
+                    await self._take_shards([*self._shards], [])
                 else:
                     await self._take()
             except Unavailable as error:

@@ -204,6 +204,15 @@ class Plugins:
         """Which plugin a file belongs to, for the watchdog."""
         return {plugin.file: plugin.name for plugin in self._plugins if plugin.file is not None}
 
+    def takes_notices(self, slot: str) -> bool:
+        """Whether the plugin of this slot has a `notice`."""
+        return any(plugin.entry.slot == slot and plugin.takes_notices for plugin in self._plugins)
+
+    async def notice(self, slot: str, headers: Mapping[str, str], body: bytes) -> Sequence[object]:
+        """What the slot's plugin makes of a notice. Raises `Unauthenticated`, `Refused`, `Unavailable`."""
+        plugin = next(each for each in self._plugins if each.entry.slot == slot and each.takes_notices)
+        return await plugin.notice(headers, body)
+
     async def state(self) -> Mapping[str, object]:
         """For `/readyz`: what each plugin says of itself, a slot's under the name of the slot. At most a second."""
         return await ask_all({plugin.entry.slot or plugin.name: plugin.state() for plugin in self._plugins})

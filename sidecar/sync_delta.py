@@ -152,6 +152,9 @@ def _coalesced(items: Sequence[Item]) -> dict[ChatId, _Changed]:
                     change.messages, change.message_ids = True, {}
                 if change.message_ids is not None and item.ref is not None:
                     change.message_ids[MessageId(item.ref)] = None
+            case "message_deleted":
+                # What a device holds is compared with the record: which of its messages are gone it learns from a whole chat.
+                change.messages, change.message_ids = True, None
             case "added" | "restored":
                 change.draft = change.title = True
             case _:

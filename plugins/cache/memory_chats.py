@@ -124,6 +124,7 @@ class MemoryChats(Chats):
         for entry in entries:
             state.append(entry, state.targets((user, entry.chat_id), entry.kind)[0])
         slot = person.chats.get(chat_id)
+        was_evictable = view.chat is not None and chat_id in person.evictable
         if chat is not None:
             person.tokens.spoil(chat_id)
             if view.chat is None:
@@ -138,7 +139,8 @@ class MemoryChats(Chats):
             slot.touched = now
         if operation is not None:
             _keep(person, operation, decision, now)
-        state.evict(person)
+        if not was_evictable and chat_id in person.evictable:
+            state.evict(person)  # it became one of those that may go; what a fill brought goes with it
         log = person.log
         if items:
             for item in items:

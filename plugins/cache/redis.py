@@ -169,7 +169,7 @@ class Redis:
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Redis answers, and how this process fares with it."""
         health = self._link.health
-        trouble = self._link.barred or next((each.trouble for each in health.values() if each.trouble), "")
+        trouble = self._link.barred or self._link.trouble
         ok = self._inspected and not trouble and not any(finding.fatal for finding in self._found)
         state: dict[str, Any] = {
             "state": "ok" if ok else "unavailable",

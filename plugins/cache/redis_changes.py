@@ -18,6 +18,7 @@ from sidecar import (
     Deleted,
     DoomChat,
     Item,
+    MessageElsewhere,
     MessageInCache,
     MessageStatus,
     NewEpoch,
@@ -72,6 +73,8 @@ def _what(change: Change) -> tuple[str, Sequence[Any], bytes, bytes]:
             return "message", [*body, *more], body_of(message), b""
         case MessageStatus():
             return "status", [what.message_id, what.status], b"", b""
+        case MessageElsewhere():
+            return "elsewhere", [what.message_id, what.deleted], b"", b""
         case Stored():
             return "stored", [what.message_id, what.version, what.title_version], b"", b""
         case DoomChat():

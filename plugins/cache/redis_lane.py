@@ -70,6 +70,8 @@ class Health:
     """Why the last batch failed; empty while all is well."""
     largest: int = 0
     """Calls of the largest batch."""
+    at: float = 0.0
+    """When the last batch ended, in the loop's time."""
 
 
 class Lane:
@@ -157,6 +159,7 @@ class Lane:
             return await self._send_all(calls)
         finally:
             self.busy = False
+            self.health.at = asyncio.get_running_loop().time()
 
     async def _send_all(self, calls: Sequence[Call]) -> Sequence[Any | Exception]:
         now = asyncio.get_running_loop().time()

@@ -57,6 +57,7 @@ WHAT: Mapping[str, tuple[str, ...]] = {
         *("w_id", "w_size", "w_sequence", "w_created_at", "w_draft_version", "w_draft_op", "w_stored", "w_seen"),
     ),
     "status": ("w_id", "w_status"),
+    "elsewhere": ("w_id", "w_deleted"),
     "stored": ("w_id", "w_stored_version", "w_stored_title_version"),
     "epoch": ("w_epoch",),
     "notify": ("w_name",),
@@ -69,6 +70,7 @@ SETTINGS = (
     *("bytes", "events_kept", "events_ttl", "tombstones_ttl", "outcomes_ttl", "messages_kept", "plugins"),
 )
 
+_USER = re.compile(r"[0-9a-f]{64}")
 _NUMBERS = {
     "FIELDS": len(CHAT),
     "MOST": 255,  # fields of any array
@@ -103,7 +105,7 @@ COMMITS: Mapping[str, str] = {
     **dict.fromkeys(("draft", "title"), "commit_text"),
     "restore": "commit_restore",
     "message": "commit_message",
-    **dict.fromkeys(("status", "stored", "doom", "delete", "epoch", "notify"), "commit_own"),
+    **dict.fromkeys(("status", "elsewhere", "stored", "doom", "delete", "epoch", "notify"), "commit_own"),
 }
 """The script of each kind of change. Each has the parts of the rule that it needs: making a function costs as much as a call."""
 _OF_A_SHARD = ("shard", "entries")
@@ -163,10 +165,13 @@ class Keys:
         return crc32(user.encode()) % self.shards
 
     def shard_of_lease(self, name: str) -> int:
-        """The lease on a shard's work lies in that shard, any other by the hash of its name."""
-        prefix, _, number = name.partition(":")
-        if prefix == "outbox" and number.isdigit() and int(number) < self.shards:
-            return int(number)
+        """The lease on a shard's work lies in that shard, one of a person (`connections:<hash>`, `device:<hash>:…`) with the person, so
+        that nobody needs more than one node of a cluster; any other by the hash of its name."""
+        prefix, _, rest = name.partition(":")
+        if prefix == "outbox" and rest.isdigit() and int(rest) < self.shards:
+            return int(rest)
+        if (user := rest.partition(":")[0]) and _USER.fullmatch(user):
+            return self.shard_of(user)
         return crc32(name.encode()) % self.shards
 
     def key(self, shard: int, name: str) -> bytes:

@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
-import structlog
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
-from redis.exceptions import AskError, MovedError, RedisError
+from redis.exceptions import AskError, MovedError, TryAgainError
 
 from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected
 from plugins.cache.redis_layout import script
-from plugins.cache.redis_refusals import reason_of
-from plugins.cache.redis_tasks import end
+from plugins.cache.redis_nodes import ONCE, Nodes
 from sidecar import Unavailable
 
 LaneName = Literal["changes", "rest"]
 """Changes do not wait behind the reading of a thousand chats."""
-_REDIRECTIONS = 5
-_REFRESH_SECONDS = 0.25
-"""Between two looks at the cluster's layout, at least."""
-
-log = structlog.get_logger("plugins.cache.redis")
+_AT_ONCE = 3
+"""Redirections of a call that are followed without a pause."""
+_TRY_AGAIN_SECONDS = 0.02
 
 
 class Link:
@@ -38,11 +32,11 @@ class Link:
         self._url = url
         self._timeout = timeout
         self._pool_size = pool
-        self._cluster: RedisCluster | None = None
+        self._nodes: Nodes | None = None
         self._is_cluster = cluster
         self._pool: ConnectionPool | None = None
         self._lanes: dict[tuple[str, LaneName], list[Lane]] = {}
-        self._refreshing: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = True
         self.barred: str | None = None
         """Why no call is made, though Redis answers: it was not looked at yet, or is none that can be used."""
@@ -51,9 +45,8 @@ class Link:
         options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
         if self._url.startswith("unix"):
             options = {"socket_connect_timeout": self._timeout}
-        # A lane bounds its pipelines itself; redis-py would set a timer of its own for each answer.
         if self._is_cluster:
-            self._cluster = RedisCluster.from_url(self._url, socket_timeout=self._timeout, **options)
+            self._nodes = Nodes(self._url, self._timeout, self._leave_the_others, **options)
         else:
             # A lane bounds its pipelines itself: redis-py would set a timer for each answer, and a task for each write.
             self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
@@ -62,16 +55,16 @@ class Link:
 
     async def __aexit__(self, *_: object) -> None:
         self._closed = True
-        if self._refreshing is not None:
-            await end(self._refreshing)
+        if self._nodes is not None:
+            await self._nodes.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
         for lanes in self._lanes.values():
             for lane in lanes:
                 await lane.close()
         self._lanes.clear()
         if self._pool is not None:
             await self._pool.disconnect(inuse_connections=True)
-        if self._cluster is not None:
-            await self._cluster.aclose()
 
     async def run(
         self,
@@ -87,10 +80,14 @@ class Link:
         if self.barred is not None and not anyway:
             raise Unavailable("cache", self.barred, retry_after=1.0)
         call = Call(script(name), keys, arguments, asyncio.get_running_loop().time() + self._timeout)
-        if not self._is_cluster:
+        if self._nodes is None:
             answer = await self._lane("server", lane)(call)
+            if isinstance(answer, Redirected):
+                raise Unavailable(
+                    "cache", "this Redis is a node of a cluster; set cache.options.cluster", retry_after=1.0
+                )
             return None if answer is NIL else answer
-        return await self._in_cluster(call, lane)
+        return await self._in_cluster(self._nodes, call, lane)
 
     async def run_all(self, calls: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Several scripts at once, each as the arguments of `run`. Raises the first error."""
@@ -115,124 +112,70 @@ class Link:
         return Lane(lambda: self._connect(address), self._timeout)
 
     async def _connect(self, address: str) -> AbstractConnection:
-        if self._cluster is None:
-            if self._pool is None:
-                raise Unavailable("cache", "it is closed")
-            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        else:
-            node = self._cluster.nodes_manager.get_node(node_name=address)
-            if node is None:
-                await self._refresh()
-                raise Unavailable("cache", f"{address} has left the Redis cluster", retry_after=_REFRESH_SECONDS)
-            connection = node.connection_class(**{**node.connection_kwargs, "socket_timeout": None})
+        if self._nodes is not None:
+            return await self._nodes.connect(address)
+        if self._pool is None:
+            raise Unavailable("cache", "it is closed")
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         await connection.connect()  # type: ignore[no-untyped-call]
         return connection
 
     # -- a cluster -----------------------------------------------------------------------------------------------------
 
-    async def _in_cluster(self, call: Call, lane: LaneName) -> Any:
-        slot = key_slot(call.keys[0])
-        address: str | None = None
-        for _ in range(_REDIRECTIONS):
-            if address is None:
-                address = await self._address(slot)
+    async def _in_cluster(self, nodes: Nodes, call: Call, lane: LaneName) -> Any:
+        """Follows the slot to wherever it is by now, for as long as the call may take."""
+        slot, loop = key_slot(call.keys[0]), asyncio.get_running_loop()
+        address, turns = await nodes.address_of(slot), 0
+        while True:
             try:
                 answer = await self._lane(address, lane)(call)
             except Unavailable:
-                self._refresh_soon()  # a replica may have taken its place
+                nodes.refresh_soon()  # a replica may have taken its place
                 raise
             if not isinstance(answer, Redirected):
                 return None if answer is NIL else answer
-            error = answer.error
+            error, turns = answer.error, turns + 1
             call.asking = isinstance(error, AskError)
-            if isinstance(error, AskError):
-                address = f"{error.host}:{error.port}"
-            elif isinstance(error, MovedError):
-                await self._refresh()
-                address = f"{error.host}:{error.port}"
+            if isinstance(error, TryAgainError):  # the keys are on both sides of a slot that is moving
+                pause, address = _TRY_AGAIN_SECONDS, await nodes.address_of(slot)
             else:
-                await asyncio.sleep(0.02)  # TRYAGAIN: the keys are on both sides of a slot that is moving
-            if address is not None and self._node_gone(address):
-                await self._refresh()
-                address = None
-        raise Unavailable("cache", "the Redis cluster's slots are moving", retry_after=0.5)
+                # Two nodes that send us to each other do not agree yet.
+                pause, address = (0.0 if turns < _AT_ONCE else _TRY_AGAIN_SECONDS), nodes.told_by(error, address)
+                if isinstance(error, MovedError):
+                    nodes.refresh_soon()
+            if loop.time() + pause >= call.deadline:
+                raise Unavailable("cache", "the Redis cluster's slots are moving", retry_after=0.2)
+            if pause:
+                await asyncio.sleep(pause)
 
-    def _node_gone(self, address: str) -> bool:
-        return self._cluster is None or self._cluster.nodes_manager.get_node(node_name=address) is None
-
-    async def _address(self, slot: int) -> str:
-        if self._cluster is None:
-            raise AssertionError("only a cluster has addresses")
-        if not self._cluster.nodes_manager.slots_cache:
-            await self._refresh()
-        try:
-            return str(self._cluster.nodes_manager.get_node_from_slot(slot).name)
-        except RedisError as error:
-            self._refresh_soon()
-            raise Unavailable("cache", reason_of(error), retry_after=_REFRESH_SECONDS) from None
-
-    def _refresh_soon(self) -> None:
-        if self._refreshing is None and not self._closed:
-            self._refreshing = asyncio.get_running_loop().create_task(self._look_again())
-            self._refreshing.add_done_callback(lambda _: setattr(self, "_refreshing", None))
-
-    async def _look_again(self) -> None:
-        with suppress(Unavailable):
-            await self._ask_for_layout()
-        await asyncio.sleep(_REFRESH_SECONDS)
-
-    async def _refresh(self) -> None:
-        """Asks for the cluster's layout, once for all who want it."""
-        self._refresh_soon()
-        task = self._refreshing
-        if task is not None:
-            await asyncio.wait([task], timeout=self._timeout)
-        if self._cluster is not None and not self._cluster.nodes_manager.slots_cache:
-            raise Unavailable("cache", "the Redis cluster cannot be reached", retry_after=_REFRESH_SECONDS)
-
-    async def _ask_for_layout(self) -> None:
-        if self._cluster is None:
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                if self._cluster.nodes_manager.slots_cache:
-                    await self._cluster.nodes_manager.initialize()
-                else:
-                    await self._cluster.initialize()
-        except (RedisError, OSError, TimeoutError) as error:
-            log.warning("redis_layout_unknown", error=type(error).__name__)
-            raise Unavailable("cache", reason_of(error), retry_after=_REFRESH_SECONDS) from None
+    def _leave_the_others(self, primaries: Collection[str]) -> None:
+        """Lanes to servers that have no slots any more are closed, unless somebody still waits for an answer of theirs."""
+        for key in [key for key in self._lanes if key[0] not in primaries]:
+            if not any(lane.busy or lane.waiting for lane in self._lanes[key]):
+                for lane in self._lanes.pop(key):
+                    task = asyncio.get_running_loop().create_task(lane.close())
+                    self._closing.add(task)
+                    task.add_done_callback(self._closing.discard)
 
     # -- beside the scripts --------------------------------------------------------------------------------------------
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the servers are taken for a cluster."""
+        return self._is_cluster
+
+    def door(self) -> Redis:
+        """A client for the server that the URL names, whether or not it is one of many. The caller closes it."""
+        timeout = self._timeout
+        return Redis.from_url(self._url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)
+
     async def clients(self) -> Sequence[Redis]:
         """A client for each primary, for what is asked at the start and by `doctor`. The caller closes them."""
-        if self._cluster is None:
-            return [Redis.from_url(self._url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout)]
-        if not self._cluster.nodes_manager.slots_cache:
-            await self._refresh()
-        return [_client_of(node.connection_kwargs, self._timeout) for node in self._cluster.get_primaries()]
+        return [self.door()] if self._nodes is None else await self._nodes.clients()
 
     async def subscriber(self) -> Redis:
         """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""
-        return (await self.clients())[0] if self._cluster is None else await self._any_node()
-
-    async def _any_node(self) -> Redis:
-        clients = await self.clients()
-        chosen: Redis | None = None
-        for client in clients:
-            try:
-                if chosen is None:
-                    await client.execute_command("PING")  # type: ignore[no-untyped-call]
-                    chosen = client
-                    continue
-            except (RedisError, OSError):
-                pass
-            await client.aclose()
-        if chosen is None:
-            self._refresh_soon()
-            raise Unavailable("cache", "the Redis cluster cannot be reached")
-        return chosen
+        return (await self.clients())[0] if self._nodes is None else await self._nodes.any_client()
 
     @property
     def health(self) -> Mapping[str, Health]:
@@ -243,11 +186,15 @@ class Link:
             for number, lane in enumerate(lanes)
         }
 
-
-def _client_of(options: Mapping[str, Any], timeout: float) -> Redis:
-    names = ("host", "port", "username", "password")
-    kept = {name: options[name] for name in names if options.get(name) is not None}
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    return Redis(
-        **kept, **({"ssl": True, **tls} if tls else {}), socket_timeout=timeout, socket_connect_timeout=timeout
-    )
+    @property
+    def trouble(self) -> str:
+        """What is wrong with a server, as whoever asked it last was told; empty while all is well."""
+        last: dict[str, Health] = {}
+        primaries = self._nodes.primaries if self._nodes is not None else None
+        for (address, _), lanes in self._lanes.items():
+            if primaries is not None and address not in primaries:
+                continue  # it has nothing of ours any more
+            for lane in lanes:
+                if address not in last or last[address].at < lane.health.at:
+                    last[address] = lane.health
+        return next((health.trouble for health in last.values() if health.trouble), "")

@@ -48,11 +48,15 @@ def refuse(findings: Sequence[Flaw]) -> None:
 
 
 async def inspect(link: Link, keys: Keys) -> Sequence[Flaw]:
-    """Asks every primary. Raises `Unavailable` when one cannot be asked."""
+    """Asks the server that the URL names, and every primary. Raises `Unavailable` when one cannot be asked."""
     findings: dict[str, Flaw] = {}
-    clients = await link.clients()
+    clients = [link.door()]
     try:
-        for client in clients:
+        if wrong := _kind(await clients[0].info(), cluster=link.is_cluster):
+            return [wrong]
+        if link.is_cluster:
+            clients += await link.clients()
+        for client in clients[1:] or clients:
             for finding in await _server(client):
                 findings.setdefault(finding.code, finding)
     except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
@@ -111,6 +115,16 @@ async def agreed(link: Link, keys: Keys) -> Sequence[Flaw]:
 
 async def _written(link: Link, keys: Keys, name: str, own: int) -> int:
     return int(await link.run("agreed", (f"{keys.prefix}:{name}".encode(),), own, anyway=True))
+
+
+def _kind(info: Mapping[str, Any], *, cluster: bool) -> Flaw | None:
+    """What is wrong with the option `cluster`. Dragonfly may be both; who does not say what it is may be either."""
+    enabled = str(info.get("cluster_enabled", ""))
+    if "dragonfly_version" in info or enabled not in ("0", "1") or (enabled == "1") == cluster:
+        return None
+    if cluster:
+        return Flaw("cluster", "this Redis is no cluster", "set cache.options.cluster: false", fatal=True)
+    return Flaw("cluster", "this Redis is a node of a cluster", "set cache.options.cluster: true", fatal=True)
 
 
 async def _server(client: Redis) -> Sequence[Flaw]:

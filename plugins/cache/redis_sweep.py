@@ -33,11 +33,18 @@ async def sweep(link: Link, settings: ScriptSettings, chats: RedisChats, leases:
 
 
 async def sweep_once(link: Link, settings: ScriptSettings, chats: RedisChats) -> int:
-    """Visits the persons whose time has come; how many."""
+    """Visits the persons whose time has come; how many. Shards that cannot be reached are looked after later."""
     keys = settings.keys
-    found = await link.run_all(
-        ("visits", (keys.visits(shard),), settings.packed(shard), _PERSONS) for shard in range(keys.shards)
+    found = await asyncio.gather(
+        *(link.run("visits", (keys.visits(shard),), settings.packed(shard), _PERSONS) for shard in range(keys.shards)),
+        return_exceptions=True,
     )
-    users = [UserHash(user.decode()) for answer in found for user in answer]
+    users: list[UserHash] = []
+    for answer in found:
+        if isinstance(answer, Unavailable):
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        users += (UserHash(user.decode()) for user in answer)
     await asyncio.gather(*(chats.sweep(user) for user in users))
     return len(users)

@@ -24,7 +24,7 @@ from plugins.encryption.vault_sign_in import SignInRefused
 from plugins.encryption.vault_tokens import Tokens
 from plugins.encryption.vault_transit import Transit
 from plugins.encryption.vault_wire import Wire
-from sidecar import Cipher, StartRefused, Unavailable, hookimpl
+from sidecar import Cipher, Finding, StartRefused, Unavailable, hookimpl
 
 log = structlog.get_logger("plugins.encryption.vault")
 
@@ -54,7 +54,7 @@ class Vault:
             link = self._link = await self._open(stack)
             options = self._options
             entries = Entries(link, options.mount, options.path)
-            transit = Transit(link, options.transit.mount, options.transit.key)
+            transit = Transit(link, options.transit.mount, options.transit.name)
             self._cipher = VaultCipher(entries, transit, wraps=options.mode == "transit")
             stack.push_async_callback(self._cipher.close)
             try:
@@ -87,6 +87,7 @@ class Vault:
             raise StartRefused("encryption", str(error)) from None
         found = await inspect(link, self._options)
         refuse(found)
+        link.barred = None
         for finding in found:
             log.warning("vault_finding", code=finding.code, reason=finding.says, remedy=finding.remedy)
         self._inspected = True
@@ -100,7 +101,9 @@ class Vault:
             except Unavailable:
                 continue
             except StartRefused as error:
-                log.error("vault_cannot_be_used", reason=str(error))
+                if link.barred is None:
+                    log.error("vault_cannot_be_used", reason=str(error))
+                link.barred = str(error)
                 await asyncio.sleep(_AGAIN_SECONDS * 10)
 
     @hookimpl
@@ -121,21 +124,24 @@ class Vault:
                 raise Unavailable("encryption", str(error)) from None
             return await make_transit_key(link, self._options.transit, dry_run=dry_run)
 
-    async def findings(self) -> Sequence[str]:
+    async def findings(self) -> Sequence[Finding]:
         """For `doctor`: what is wrong, each with what mends it. Raises `Unavailable`."""
         if self._link is None:
             raise RuntimeError("encryption.vault is used before it was entered")
-        return [str(finding) for finding in await inspect(self._link, self._options)]
+        return [flaw.finding() for flaw in await inspect(self._link, self._options, audit=True)]
 
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Vault answers, and how long the token lives."""
         if self._link is None or self._cipher is None:
             raise RuntimeError("encryption.vault is used before it was entered")
-        trouble = self._link.pool.circuit.reason or self._link.tokens.trouble
-        token = self._link.tokens.token
+        tokens, token = self._link.tokens, self._link.tokens.token
+        signed_in = token is not None and monotonic() < token.ends
+        trouble = self._link.barred or self._link.pool.circuit.reason or (None if signed_in else tokens.trouble)
         state: dict[str, Any] = {"ok": trouble is None and self._inspected, "mode": self._options.mode}
         if not state["ok"]:
             state["reason"] = trouble or "Vault was not looked at yet"
+        elif tokens.trouble is not None:
+            state["warning"] = tokens.trouble
         if token is not None and token.grant.seconds:
             state["token_seconds_left"] = max(round(token.ends - monotonic()), 0)
         return state

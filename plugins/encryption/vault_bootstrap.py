@@ -14,18 +14,24 @@ from sidecar import Unavailable
 
 async def make_transit_key(link: Link, options: TransitOptions, *, dry_run: bool) -> Sequence[str]:
     """The key that wraps the chats' keys, if it is missing; what was done, or would be. Raises `Unavailable`."""
-    at, key = options.mount, options.key
+    at, key = options.mount, options.name
     by_hand = f"vault write -f {at}/keys/{key} type=aes256-gcm96 derived=true"
+    try:
+        engine = await link.ask(
+            lambda adapter: adapter.get(f"/v1/sys/internal/ui/mounts/{at}")["data"]["type"], f"a look at {at}"
+        )
+    except Denied:
+        raise Unavailable(
+            "encryption",
+            f"there is no engine at {at} in Vault, or our policy allows nothing in it: vault secrets enable -path={at} transit",
+        ) from None
+    if engine != "transit":
+        raise Unavailable("encryption", f"the engine at {at} is no transit engine; see transit.mount")
     try:
         await link.ask(lambda adapter: TransitApi(adapter).read_key(key, mount_point=at), f"{at}/keys/{key}")
         return []
-    except InvalidPath as error:
-        if error.errors:
-            raise Unavailable(
-                "encryption", f"there is no engine at {at} in Vault: vault secrets enable -path={at} transit"
-            ) from None
-    except InvalidRequest:
-        raise Unavailable("encryption", f"the engine at {at} is no transit engine; see transit.mount") from None
+    except InvalidPath:
+        pass
     except Denied:
         raise Unavailable(
             "encryption", f"Vault's policy does not let the sidecar see {at}/keys/{key}; make it by hand: {by_hand}"

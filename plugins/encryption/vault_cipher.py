@@ -24,7 +24,7 @@ from plugins.encryption.vault_entry import (
     slot_of,
 )
 from plugins.encryption.vault_transit import Transit
-from sidecar import ChatId, KeyedCipher, KeyGone, KeyReference, Unavailable, Undecryptable, UserHash
+from sidecar import Asked, ChatId, KeyedCipher, KeyGone, KeyReference, Unavailable, Undecryptable, UserHash
 
 log = structlog.get_logger("plugins.encryption.vault")
 
@@ -95,9 +95,10 @@ class VaultCipher(KeyedCipher):
         slot = slot_in(key)
         try:
             for _ in range(_TRIES):
-                entry = await self._living(slot)
-                if await self._entries.replace(await self._with_new_version(entry), entry.number):
-                    return
+                async with self._bulk:  # an operator's command has many of them
+                    entry = await self._living(slot)
+                    if await self._entries.replace(await self._with_new_version(entry), entry.number):
+                        return
         finally:
             self.drop_cached(key)
         raise Unavailable("encryption", "an entry in Vault changed too often meanwhile", 0.2)
@@ -120,23 +121,26 @@ class VaultCipher(KeyedCipher):
 
     async def destroyed(self, user: UserHash, ids: Sequence[ChatId]) -> Mapping[ChatId, datetime]:
         """As the slot says. The same answer of Vault brings the keys of those that live: they are cached on the way."""
-        found = await self._each(ids, lambda chat_id: self._mark_of(user, chat_id))
-        return {chat_id: mark.at for chat_id, mark in zip(ids, found, strict=True) if mark is not None}
+        found = await self._each(ids, lambda chat_id: self._glance(slot_of(user, chat_id)))
+        living = [(entry, asked) for entry, asked in found if isinstance(entry, Entry)]
+        # All of them at once: where transit has to unwrap them, a hundred leave together.
+        await asyncio.gather(*(self._remember(entry, asked) for entry, asked in living))
+        return {chat_id: mark.at for chat_id, (mark, _) in zip(ids, found, strict=True) if isinstance(mark, Mark)}
 
-    async def _mark_of(self, user: UserHash, chat_id: ChatId) -> Mark | None:
+    async def _glance(self, slot: str) -> tuple[Entry | Mark | None, Asked]:
+        """What is there, among the calls that may be many; None too where it is damaged: whoever opens it is told."""
         asked = self.asking()
         try:
             async with self._bulk:
-                found = await self._entries.look(slot_of(user, chat_id))
+                return await self._entries.look(slot), asked
         except Damaged:
-            return None  # not destroyed, and whoever opens it is told
-        if not isinstance(found, Entry):
-            return found
+            return None, asked
+
+    async def _remember(self, entry: Entry, asked: Asked) -> None:
         try:
-            self.keep_cached(found.reference, await self._secrets(found), asked)
+            self.keep_cached(entry.reference, await self._secrets(entry), asked)
         except (Undecryptable, Unavailable):
             pass  # it lives: that is what was asked
-        return None
 
     async def begun(self, user: UserHash, chat_id: ChatId) -> bool:
         try:
@@ -158,17 +162,9 @@ class VaultCipher(KeyedCipher):
         slots = [f"{shard}/{name}" for name in await self._entries.names(shard)]
         for start in range(0, len(slots), _PAGE):
             page = [slot for slot in slots[start : start + _PAGE] if is_slot(slot)]
-            for entry in await self._each(page, self._listed):
-                if entry is not None:
+            for entry, _ in await self._each(page, self._glance):
+                if isinstance(entry, Entry):
                     yield entry
-
-    async def _listed(self, slot: str) -> Entry | None:
-        try:
-            async with self._bulk:
-                found = await self._entries.look(slot)
-        except Damaged:
-            return None  # named in the log
-        return found if isinstance(found, Entry) else None
 
     async def _each(self, items: Sequence[Q], ask: Callable[[Q], Awaitable[T]]) -> list[T]:
         """The answers in the order of `items`, a few asked at a time. The first error ends it."""

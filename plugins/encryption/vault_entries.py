@@ -13,7 +13,7 @@ from hvac.exceptions import InvalidPath, InvalidRequest
 from plugins.encryption import vault_entry
 from plugins.encryption.vault_adapter import WireAdapter
 from plugins.encryption.vault_entry import Damaged, Entry, Mark
-from plugins.encryption.vault_link import Link
+from plugins.encryption.vault_link import Denied, Link
 from sidecar import Unavailable, milliseconds
 
 log = structlog.get_logger("plugins.encryption.vault")
@@ -51,6 +51,12 @@ class Entries:
 
         try:
             told = await self._link.ask(ask, self._data(slot))
+        except Denied:
+            if await self._may_read():
+                reason = f"Vault's policy denies {self._data(slot)}, and not its neighbours"
+                log.error("vault_entry_denied", path=self._data(slot))
+                raise Damaged(f"{reason}; see config/vault/policy.hcl") from None
+            raise
         except InvalidRequest as error:
             raise self._refused(error) from None
         except InvalidPath as error:
@@ -61,6 +67,19 @@ class Entries:
                 return None
             told = absent["data"]
         return await self._read(slot, told)
+
+    async def _may_read(self) -> bool:
+        """Whether our policy lets us read entries at all: then one that is denied stands for itself, and for no other chat."""
+        path = self._data(f"00/{'0' * 64}")
+
+        def ask(adapter: WireAdapter) -> bool:
+            told = adapter.post("/v1/sys/capabilities-self", json={"paths": [path]})
+            return "read" in told["data"][path]
+
+        try:
+            return await self._link.ask(ask, "sys/capabilities-self")
+        except (Denied, InvalidPath, InvalidRequest):
+            return False
 
     async def _read(self, slot: str, told: Mapping[str, Any]) -> Entry | Mark:
         try:

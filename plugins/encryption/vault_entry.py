@@ -79,13 +79,13 @@ class Entry:
 
 
 def shard_of(user: UserHash) -> str:
-    return hashlib.sha256(user.encode()).hexdigest()[:2]
+    return _digest(user)[:2]
 
 
 def slot_of(user: UserHash, chat_id: ChatId) -> str:
     """Where a chat's key is, below `path`. No text of a client is part of it (threats T36)."""
     both = f"{user}\0{chat_id}"
-    return f"{shard_of(user)}/{hashlib.sha256(both.encode()).hexdigest()}"
+    return f"{shard_of(user)}/{_digest(both)}"
 
 
 def is_slot(text: str) -> bool:
@@ -122,7 +122,7 @@ def decoded(key: str) -> bytes:
 def read(slot: str, data: Any, metadata: Mapping[str, Any]) -> Entry | Mark:
     """What Vault answered, taken at its word in nothing. Raises `Damaged`."""
     number = metadata["version"]
-    if not isinstance(number, int) or number < 1:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise Damaged("it has no version")
     mark = (metadata.get("custom_metadata") or {}).get(DESTROYED_AT)
     if mark is None and isinstance(data, dict) and data.keys() == {DESTROYED_AT}:
@@ -136,6 +136,8 @@ def read(slot: str, data: Any, metadata: Mapping[str, Any]) -> Entry | Mark:
     keys, begun = data.get("keys"), data.get("begun")
     if not isinstance(keys, dict) or not keys or not all(isinstance(each, str) for each in keys.values()):
         raise Damaged("it holds no key")
+    if begun is not None and not (isinstance(begun, str) and WRAPPED.fullmatch(begun)):
+        raise Damaged("the wrapped key with which it began is none")
     if not all(_VERSION.fullmatch(version) for version in keys):
         raise Damaged("a version of its key is no number")
     if data.get("check") != _check({name: value for name, value in data.items() if name != "check"}):
@@ -178,4 +180,8 @@ def _check(data: Mapping[str, Any]) -> str:
     keys = data.get("keys")
     for version, key in sorted(keys.items()) if isinstance(keys, dict) else ():
         parts += [str(version), str(key)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return _digest("\0".join(parts))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()  # a hand may have written anything

@@ -6,7 +6,7 @@ import ipaddress
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from hvac.exceptions import InvalidPath, InvalidRequest
@@ -14,38 +14,49 @@ from hvac.exceptions import InvalidPath, InvalidRequest
 from plugins.encryption.vault_adapter import WireAdapter
 from plugins.encryption.vault_link import Denied, Link
 from plugins.encryption.vault_options import VaultOptions
-from sidecar import StartRefused
+from sidecar import Finding, StartRefused
 
 _CLOCK_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Flaw:
     code: str
     says: str
     remedy: str
     fatal: bool = False
     """With this the plugin must not be used."""
+    severity: Literal["error", "warning", "note"] = "warning"
+    """Of one that is not fatal."""
+
+    def finding(self) -> Finding:
+        """As `doctor` says it."""
+        return Finding(self.code.replace("_", "-"), "error" if self.fatal else self.severity, self.says, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.says}: {self.remedy}"
 
 
-def refuse(findings: Sequence[Finding]) -> None:
+def refuse(findings: Sequence[Flaw]) -> None:
     """Raises `StartRefused` with the fatal ones."""
     fatal = [str(finding) for finding in findings if finding.fatal]
     if fatal:
         raise StartRefused("encryption", "; ".join(fatal))
 
 
-async def inspect(link: Link, options: VaultOptions) -> Sequence[Finding]:
-    """What is wrong with server, policy, engine and token. Raises `Unavailable`."""
+async def inspect(link: Link, options: VaultOptions, *, audit: bool = False) -> Sequence[Flaw]:
+    """What is wrong with server, policy, engine and token. Raises `Unavailable`.
+
+    `audit`: its audit devices too, which few tokens may see: Vault logs that it was asked and denied.
+    """
     health = await _health(link)
     if health.get("sealed") or not health.get("initialized", True):
         return [
-            Finding("sealed", "Vault is sealed", "unseal it: vault operator unseal")
+            Flaw("sealed", "Vault is sealed", "unseal it: vault operator unseal", severity="error")
             if health.get("initialized", True)
-            else Finding("uninitialised", "Vault is not initialised", "vault operator init, and unseal it")
+            else Flaw(
+                "uninitialised", "Vault is not initialised", "vault operator init, and unseal it", severity="error"
+            )
         ]
     found = [*_server(health, options), *_token(link, options)]
     allowed = await _capabilities(link, [*_needed(options), *_foreign(options)])
@@ -53,10 +64,9 @@ async def inspect(link: Link, options: VaultOptions) -> Sequence[Finding]:
     found += await _engine(link, options)
     if options.mode == "transit":
         found += await _transit(link, options)
-    audit = await _get(link, "sys/audit")
-    if audit is not None and not audit:
+    if audit and (devices := await _get(link, "sys/audit")) is not None and not devices:
         found.append(
-            Finding(
+            Flaw(
                 "no_audit_device",
                 "Vault has no audit device, so nobody sees who read a key",
                 "vault audit enable file file_path=/var/log/vault_audit.log",
@@ -72,7 +82,7 @@ async def _get(link: Link, path: str) -> Mapping[str, Any] | None:
         return dict(adapter.get(f"/v1/{path}").get("data") or {})
 
     try:
-        return await link.ask(ask, path)
+        return await link.ask(ask, path, anyway=True)
     except (Denied, InvalidPath, InvalidRequest):
         return None
 
@@ -90,23 +100,24 @@ async def _health(link: Link) -> Mapping[str, Any]:
     return await link.pool.run(ask, None)
 
 
-def _server(health: Mapping[str, Any], options: VaultOptions) -> Iterator[Finding]:
+def _server(health: Mapping[str, Any], options: VaultOptions) -> Iterator[Flaw]:
     if health.get("standby") and not health.get("performance_standby"):
-        yield Finding(
+        yield Flaw(
             "standby",
             f"{options.url} is a standby: each call takes the way over the active Vault",
             "name the active one in url, or a balancer that asks sys/health",
+            severity="note",
         )
     theirs = health.get("server_time_utc")
     if isinstance(theirs, int | float) and abs(apart := time.time() - theirs) > _CLOCK_SECONDS:
-        yield Finding(
+        yield Flaw(
             "clock",
             f"the clocks of Vault and of this host are {abs(apart):.0f} seconds apart",
             "let both follow NTP",
         )
     parts = urlsplit(options.url)
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
-        yield Finding(
+        yield Flaw(
             "no_tls", "token and keys travel to Vault unencrypted", "give Vault a certificate, and write https in url"
         )
 
@@ -118,11 +129,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def _token(link: Link, options: VaultOptions) -> Iterator[Finding]:
+def _token(link: Link, options: VaultOptions) -> Iterator[Flaw]:
     token = link.tokens.token
     if token is not None and token.grant.seconds and not token.grant.renewable and options.auth.token is not None:
         left = max(token.ends - time.monotonic(), 0)
-        yield Finding(
+        yield Flaw(
             "token_ends",
             f"the token ends in {left / 3600:.1f} hours and cannot be renewed",
             "make it with -period=24h, let an agent exchange its file, or sign in by AppRole",
@@ -141,7 +152,7 @@ def _needed(options: VaultOptions) -> Mapping[str, Sequence[str]]:
         f"{options.mount}/destroy/{slot}": ("update",),
     }
     if options.mode == "transit":
-        at, key = options.transit.mount, options.transit.key
+        at, key = options.transit.mount, options.transit.name
         needed |= {f"{at}/{what}/{key}": ("update",) for what in ("encrypt", "decrypt", "rewrap")}
     return needed
 
@@ -151,8 +162,8 @@ def _foreign(options: VaultOptions) -> Sequence[str]:
     return [
         f"{options.mount}/data/{options.path}-of-another",
         f"{options.mount}/metadata/{options.path}-of-another",
-        f"{options.transit.mount}/export/encryption-key/{options.transit.key}",
-        f"{options.transit.mount}/keys/{options.transit.key}/config",
+        f"{options.transit.mount}/export/encryption-key/{options.transit.name}",
+        f"{options.transit.mount}/keys/{options.transit.name}/config",
         "sys/policies/acl/another",
         "sys/mounts/another",
         "sys/auth/another",
@@ -170,34 +181,34 @@ async def _capabilities(link: Link, paths: Sequence[str]) -> Mapping[str, Sequen
         return {path: list(told["data"][path]) for path in paths}
 
     try:
-        return await link.ask(ask, "sys/capabilities-self")
+        return await link.ask(ask, "sys/capabilities-self", anyway=True)
     except (Denied, InvalidPath, InvalidRequest):
         return {}
 
 
-def _policy(allowed: Mapping[str, Sequence[str]], options: VaultOptions) -> Iterator[Finding]:
+def _policy(allowed: Mapping[str, Sequence[str]], options: VaultOptions) -> Iterator[Flaw]:
     if not allowed:
-        yield Finding(
+        yield Flaw(
             "policy_unknown",
             "the policy does not let the sidecar ask what it may do",
             'allow path "sys/capabilities-self" {capabilities = ["update"]}, as config/vault/policy.hcl does',
         )
         return
     if any("root" in each for each in allowed.values()):
-        yield Finding("root", "the token is one of root", "make a role with config/vault/policy.hcl")
+        yield Flaw("root", "the token is one of root", "make a role with config/vault/policy.hcl")
         return
     missing = {
         path: [each for each in needed if each not in allowed[path]] for path, needed in _needed(options).items()
     }
     if lacking := [f"{' and '.join(each)} on {path}" for path, each in missing.items() if each]:
-        yield Finding(
+        yield Flaw(
             "policy_narrow",
             f"the policy lacks {', '.join(lacking)}",
             "give the role config/vault/policy.hcl, with mount and path as they are here",
             fatal=True,
         )
     if wide := [path for path in _foreign(options) if set(allowed[path]) - {"deny"}]:
-        yield Finding(
+        yield Flaw(
             "policy_wide",
             f"the policy allows more than the sidecar needs: {', '.join(wide)}",
             "give the role config/vault/policy.hcl and no other policy",
@@ -207,12 +218,12 @@ def _policy(allowed: Mapping[str, Sequence[str]], options: VaultOptions) -> Iter
 # -- the engines -------------------------------------------------------------------------------------------------------
 
 
-async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
+async def _engine(link: Link, options: VaultOptions) -> Sequence[Flaw]:
     mount = options.mount
     engine = await _get(link, f"sys/internal/ui/mounts/{mount}")
     if engine is None:
         return [
-            Finding(
+            Flaw(
                 "no_engine",
                 f"there is no engine at {mount} in Vault, or our policy allows nothing in it",
                 f"vault secrets enable -path={mount} kv-v2, and give the role config/vault/policy.hcl; or mend mount",
@@ -221,7 +232,7 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
         ]
     if engine.get("type") not in ("kv", "generic") or (engine.get("options") or {}).get("version") != "2":
         return [
-            Finding(
+            Flaw(
                 "no_kv_v2",
                 f"the engine at {mount} is no KV v2",
                 f"vault kv enable-versioning {mount}, or name a KV v2 engine in mount",
@@ -229,10 +240,10 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
             )
         ]
     config = await _get(link, f"{mount}/config") or {}
-    found: list[Finding] = []
+    found: list[Flaw] = []
     if config.get("delete_version_after") not in (None, "", "0s"):
         found.append(
-            Finding(
+            Flaw(
                 "delete_version_after",
                 f"the engine at {mount} deletes entries by itself after {config['delete_version_after']}: keys would be lost",
                 f"vault write {mount}/config delete_version_after=0s",
@@ -242,7 +253,7 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
     if config.get("max_versions") == 1:
         # Every version of an entry holds all keys, so none is lost by this; only the way back is.
         found.append(
-            Finding(
+            Flaw(
                 "max_versions",
                 f"the engine at {mount} keeps one version of an entry: a slip of a hand cannot be taken back",
                 f"vault write {mount}/config max_versions=10",
@@ -251,39 +262,39 @@ async def _engine(link: Link, options: VaultOptions) -> Sequence[Finding]:
     return found
 
 
-async def _transit(link: Link, options: VaultOptions) -> Sequence[Finding]:
-    at, key = options.transit.mount, options.transit.key
+async def _transit(link: Link, options: VaultOptions) -> Sequence[Flaw]:
+    at, key = options.transit.mount, options.transit.name
 
     def ask(adapter: WireAdapter) -> Mapping[str, Any]:
         return dict(adapter.get(f"/v1/{at}/keys/{key}").get("data") or {})
 
     try:
-        told = await link.ask(ask, f"{at}/keys/{key}")
+        told = await link.ask(ask, f"{at}/keys/{key}", anyway=True)
     except InvalidPath:
         remedy = f"run sidecar bootstrap, or vault write -f {at}/keys/{key} derived=true"
-        return [Finding("no_transit_key", f"there is no transit key {key} at {at}", remedy, fatal=True)]
+        return [Flaw("no_transit_key", f"there is no transit key {key} at {at}", remedy, fatal=True)]
     except (Denied, InvalidRequest):
         return []
-    found: list[Finding] = []
+    found: list[Flaw] = []
     if not told.get("supports_encryption"):
         found.append(
-            Finding("transit_type", f"the transit key {key} cannot encrypt", "make one of aes256-gcm96", fatal=True)
+            Flaw("transit_type", f"the transit key {key} cannot encrypt", "make one of aes256-gcm96", fatal=True)
         )
     if not told.get("derived"):
         found.append(
-            Finding(
+            Flaw(
                 "transit_not_derived",
                 f"the transit key {key} is not derived: a wrapped key could be moved to another chat's entry",
-                f"vault write -f {at}/keys/NEW derived=true, name it in transit.key, and run sidecar keys rotate",
+                f"vault write -f {at}/keys/NEW derived=true, name it in transit.name, and run sidecar keys rotate",
             )
         )
     if told.get("exportable") or told.get("allow_plaintext_backup"):
         found.append(
-            Finding("transit_exportable", f"the transit key {key} can be taken out of Vault", "make one that cannot be")
+            Flaw("transit_exportable", f"the transit key {key} can be taken out of Vault", "make one that cannot be")
         )
     if told.get("deletion_allowed"):
         found.append(
-            Finding(
+            Flaw(
                 "transit_deletable",
                 f"the transit key {key} may be deleted, and every chat with it",
                 f"vault write {at}/keys/{key}/config deletion_allowed=false",

@@ -26,12 +26,16 @@ class Link:
     def __init__(self, pool: Pool, tokens: Tokens) -> None:
         self.pool = pool
         self.tokens = tokens
+        self.barred: str | None = None
+        """Why no call is made though Vault answers: what came up since the start is none that can be used."""
 
-    async def ask(self, ask: Callable[[WireAdapter], T], what: str) -> T:
-        """What `ask` returns. `what`: the path, for the error of one that is denied.
+    async def ask(self, ask: Callable[[WireAdapter], T], what: str, *, anyway: bool = False) -> T:
+        """What `ask` returns. `what`: the path, for the error of one that is denied. `anyway`: though the link is barred.
 
         Raises `Unavailable`, and of hvac's exceptions `InvalidRequest` and `InvalidPath`, which say something about what was asked.
         """
+        if self.barred is not None and not anyway:
+            raise Unavailable("encryption", self.barred, retry_after=5.0)
         token = await self.tokens.current()
         for _ in range(2):
             asked = monotonic()

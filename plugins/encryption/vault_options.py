@@ -98,7 +98,7 @@ class AuthOptions(_Options):
 
 class TransitOptions(_Options):
     mount: Mount = "transit"
-    key: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] = "sidecar"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$", description="Of the key that wraps.")] = "sidecar"
 
 
 class VaultOptions(_Options):

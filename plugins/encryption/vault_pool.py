@@ -28,15 +28,10 @@ T = TypeVar("T")
 
 THREADS = 16
 _CLOSE_SECONDS = 1.0
-_CANNOT_SERVE = (
-    VaultDown,
-    VaultNotInitialized,
-    BadGateway,
-    InternalServerError,
-    RateLimitExceeded,
-    UnexpectedError,
-)
+_CANNOT_SERVE = (VaultDown, VaultNotInitialized, BadGateway, RateLimitExceeded)
 """Answers that say that Vault can serve nobody now."""
+_FAILED_INSIDE = (InternalServerError, UnexpectedError)
+"""Answers that say so of this call alone."""
 
 
 class Pool:
@@ -58,9 +53,9 @@ class Pool:
         Raises `VaultError` where Vault refused, and `Unavailable` where it gave no answer, cannot serve, or is left alone for
         a moment. A caller that is cancelled breaks its call off.
         """
-        self.circuit.enter()
         if self._closed:
             raise Unavailable("encryption", "it is closed")
+        self.circuit.enter()
         began = monotonic()
         exchange = Exchange(self._timeout)
         adapter = WireAdapter(self._wire, exchange, token, self._namespace)
@@ -75,6 +70,9 @@ class Pool:
             raise self._failed(began, str(error)) from None
         except _CANNOT_SERVE as error:
             raise self._failed(began, _cannot_serve(error)) from None
+        except _FAILED_INSIDE as error:
+            self.circuit.answered()
+            raise Unavailable("encryption", _cannot_serve(error), retry_after=1.0) from None
         except VaultError:
             self.circuit.answered()
             raise

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 from hvac.api.auth_methods import Token as TokenApi
-from hvac.exceptions import VaultError
+from hvac.exceptions import InternalServerError, InvalidRequest, VaultError
 
 from plugins.encryption.vault_adapter import WireAdapter
 from plugins.encryption.vault_pool import Pool
@@ -199,7 +199,12 @@ class Tokens:
                 told = await self._pool.run(_renew, token.value)
             except REFUSALS:
                 told = None  # it ended, or may not be renewed
-            if told is not None:
+            except Unavailable:
+                if not self._method.again:
+                    raise
+                told = None  # a new sign-in may go through where this did not
+            # Vault counts in whole seconds: the last one before the end of its longest life is 0, which elsewhere means for good.
+            if told is not None and told[0] > 0:
                 seconds, renewable = told
                 # At the end of its longest life each renewal gives less: then it is replaced, where that can be done.
                 short = seconds < token.grant.seconds * 0.9
@@ -214,7 +219,14 @@ class Tokens:
 
 
 def _renew(adapter: WireAdapter) -> tuple[float, bool]:
-    auth: Any = TokenApi(adapter).renew_self()["auth"]
+    try:
+        auth: Any = TokenApi(adapter).renew_self()["auth"]
+    except InternalServerError as error:
+        if "renew" in " ".join(error.errors or ()):
+            raise InvalidRequest(
+                errors=error.errors
+            ) from None  # "past the max TTL, cannot renew" is no failure of Vault's
+        raise
     return float(auth["lease_duration"]), bool(auth["renewable"])
 
 

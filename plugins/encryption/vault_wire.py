@@ -200,7 +200,7 @@ class Wire:
             return Answer(status, None)
         kind = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
         try:
-            read = json.loads(content) if kind == "application/json" else None
+            read = json.loads(content) if content and kind == "application/json" else None
         except ValueError:
             raise NoAnswer("the answer of Vault was cut short or garbled") from None
         if not isinstance(read, dict) or (status >= 400 and not ({"errors", "data"} & read.keys())):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
 from plugins.directus.subscriptions import Heard, Wanted, follow
 from plugins.persistence.directus_link import Link
-from plugins.persistence.directus_rows import Row, chat_of_key, message_of_key, read_time, written
-from sidecar import Elsewhere, Unavailable
+from plugins.persistence.directus_rows import Row, chat_key, chat_of_key, message_of_key, read_time, written
+from sidecar import ChatId, Elsewhere, Unavailable, UserHash
 
 _OVERLAP = timedelta(seconds=10)
 """Read again before the time since which changes may be unheard: clocks differ, and transactions end late."""
@@ -21,6 +22,7 @@ _PERHAPS_DEAD = timedelta(seconds=90)
 _PAGE = 200
 _AGAIN_SECONDS = 1.0
 _QUEUED = 10_000
+_ECHO_SECONDS = 60.0
 
 log = logging.getLogger("sidecar.persistence.directus")
 
@@ -33,11 +35,25 @@ class Changes:
         self._link = link
         self._listen = listen
         self._noted: asyncio.Queue[Elsewhere] = asyncio.Queue(_QUEUED)
+        self._deleting: dict[str, float] = {}
         self._unheard_since: datetime | None = None
         self.listening = False
         """Whether the subscriptions hold."""
         self.heard = 0
         """Changes of others, since the start."""
+
+    def note_deletion(self, keys: Iterable[str], user: UserHash | None = None) -> None:
+        """These chats, or everything of this person, are about to be deleted by us: what is reported of it is an echo."""
+        now = time.monotonic()
+        for each in (*keys, *((user,) if user is not None else ())):
+            self._deleting[each] = now
+        while self._deleting and (
+            len(self._deleting) > _QUEUED or next(iter(self._deleting.values())) < now - _ECHO_SECONDS
+        ):
+            del self._deleting[next(iter(self._deleting))]
+
+    def _is_echo(self, user: UserHash, chat_id: ChatId) -> bool:
+        return user in self._deleting or chat_key(user, chat_id) in self._deleting
 
     def note_before_write(self, row: Row) -> None:
         """This row is about to be written: if the last to write it was somebody else, nobody could tell any more afterwards."""
@@ -121,11 +137,11 @@ class Changes:
         for key in keys:
             if collection == self._link.names.messages:
                 message = message_of_key(key)
-                if message is not None:
+                if message is not None and not (deleted and self._is_echo(*message[:2])):
                     changes.append(Elsewhere(*message, deleted=deleted))
             elif collection == self._link.names.chats:
                 chat = chat_of_key(key)
-                if chat is not None:
+                if chat is not None and not (deleted and self._is_echo(*chat)):
                     changes.append(Elsewhere(*chat, deleted=deleted))
         return changes
 

@@ -223,6 +223,7 @@ class Writes:
         await self._in_time(self._deletions(chat_key(chat.user, chat.chat_id)))
 
     async def _delete(self, keys: Sequence[str]) -> Sequence[None]:
+        self._changes.note_deletion(keys)
         names, chosen = self._link.names, {"_in": list(dict.fromkeys(keys))}
         # The messages first: where the relation was made without its cascade, a chat with messages could not go.
         await self._delete_all(names.messages, {"chat_id": chosen})
@@ -231,6 +232,7 @@ class Writes:
 
     async def erase(self, user: UserHash) -> None:
         """Removes every row of this person, those too in which a hand has changed the owner."""
+        self._changes.note_deletion((), user)
         names = self._link.names
         for name in (names.messages, names.chats, names.devices):
             await self._delete_all(

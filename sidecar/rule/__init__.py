@@ -19,6 +19,7 @@ from sidecar.changes import (
     DeleteChat,
     DoomChat,
     Limits,
+    MessageElsewhere,
     MessageStatus,
     NewEntry,
     NewEpoch,
@@ -36,7 +37,7 @@ from sidecar.rule.again import repeat, still_replaced
 from sidecar.rule.messages import add_message
 from sidecar.rule.outcomes import conflict, usable
 from sidecar.rule.restoring import restore
-from sidecar.rule.storing import delete_chat, doom_chat, mark_stored, set_status
+from sidecar.rule.storing import delete_chat, doom_chat, mark_stored, message_elsewhere, set_status
 from sidecar.rule.texts import put_draft, put_title
 
 __all__ = ["decide"]
@@ -73,6 +74,8 @@ def _first_time(view: View, change: Change, limits: Limits) -> Decision:
             return mark_stored(view.chat, what, limits)
         case MessageStatus() as what:
             return set_status(view.chat, what)
+        case MessageElsewhere() as what:
+            return message_elsewhere(view.chat, what)
 
 
 def _client_change(view: View, change: Change, limits: Limits) -> Decision:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sidecar.changes import (
     Accepted,
     Change,
@@ -9,6 +11,7 @@ from sidecar.changes import (
     Conflict,
     Decision,
     Limits,
+    MessageElsewhere,
     MessageStatus,
     NewEntry,
     NewItem,
@@ -59,6 +62,31 @@ def set_status(chat: ChatInCache | None, what: MessageStatus) -> Decision:
         Accepted(chat.id, messages_version=after.messages_version, chat=after),
         chat=after,
         items=(NewItem("message_update", after.messages_version, what.message_id),),
+    )
+
+
+def message_elsewhere(chat: ChatInCache | None, what: MessageElsewhere) -> Decision:
+    """The next `messages_version` tells of it, and goes to the store with an entry of its own; a deleted message goes from here.
+
+    One that the store has not got, as far as is known here, was not deleted there: it is on its way.
+    """
+    if chat is None or chat.doomed or not chat.persisted:
+        return Decision(Conflict("missing"))
+    message = next((each for each in chat.messages if each.id == what.message_id), None)
+    if message is not None and message.status != "delivered":
+        return Decision(Accepted(chat.id, messages_version=chat.messages_version, repeat=True, chat=chat))
+    after = chat.having(messages_version=chat.messages_version + 1)
+    if message is not None and what.deleted:
+        after = after.having(
+            messages=tuple(each for each in chat.messages if each is not message),
+            message_bytes=chat.message_bytes - 256 - len(message.content),
+        )
+    kind: Literal["message", "message_deleted"] = "message_deleted" if what.deleted else "message"
+    return Decision(
+        Accepted(chat.id, messages_version=after.messages_version, chat=after),
+        chat=after,
+        items=(NewItem(kind, after.messages_version, what.message_id),),
+        entries=(NewEntry("title"),),
     )
 
 

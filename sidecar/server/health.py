@@ -17,10 +17,12 @@ from sidecar.errors import SidecarError
 from sidecar.frames import asyncapi
 from sidecar.ids import UserHash
 from sidecar.server.context import Context
+from sidecar.server.cut_off import cache_answers
 from sidecar.server.door import refused
 from sidecar.server.handshake import Refusal, split_host
 from sidecar.server.peers import is_forwarded, is_loopback
 from sidecar.server.siblings import Siblings
+from sidecar.slots.cache import Cache
 from sidecar.version import __version__
 
 _ASKED_AGAIN = 1.0
@@ -100,7 +102,7 @@ class Health:
         slots = self._context.parts
         states, *answers = await asyncio.gather(
             self._context.plugins.state(),
-            _answers(slots.cache.chats.events(_NOBODY, None, 0)),
+            _cache_answers(slots.cache),
             _answers(slots.store.known(_NOBODY, [])),
         )
         parts: dict[str, Any] = {}
@@ -163,6 +165,12 @@ async def _answers(question: Awaitable[object]) -> str | None:
     except Exception as error:  # noqa: BLE001  # whatever a part raises, the others are still told of
         return type(error).__name__
     return None
+
+
+async def _cache_answers(cache: Cache) -> str | None:
+    """As above. Of a shared cache a part may be away: that is told by its own state, and serves nobody worse than elsewhere."""
+    trouble = await _answers(cache.chats.events(_NOBODY, None, 0))
+    return None if trouble is not None and cache.shared and await cache_answers(cache) else trouble
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -9,7 +9,6 @@ import structlog
 from sidecar.answers import encode
 from sidecar.connections import Connection
 from sidecar.errors import Unauthenticated, Unavailable
-from sidecar.ids import hash_user
 from sidecar.records import rfc3339
 from sidecar.server.context import Context
 from sidecar.server.opening import LEASE_SECONDS, RECHECK_SECONDS
@@ -112,36 +111,6 @@ async def _renew_place(context: Context, connection: Connection) -> None:
     lease = await leases.take(f"connections:{connection.user}", connection.id, LEASE_SECONDS, most, context.process)
     if lease is not None and connection.closed:
         await leases.leave(lease)  # it went meanwhile: its place must not wait for the lease's end
-
-
-async def follow_ended(context: Context) -> None:
-    """Closes the sockets of sessions that ended elsewhere, as the authenticator hears of them. Runs for good."""
-    while True:
-        try:
-            async for ended in context.parts.auth.ended():
-                user = hash_user(ended.user_id, context.config.pepper)
-                context.ends.append((asyncio.get_running_loop().time(), user, ended.session_id))
-                for connection in context.registry.of(user):
-                    held = context.sessions.get(connection.id)
-                    if held is not None and ended.session_id in (None, held.session.session_id):
-                        end(context, connection, "the session was ended")
-            return  # this authenticator reports none
-        except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
-            log.warning("ended_sessions_stopped", error=type(error).__name__)
-            await asyncio.sleep(1.0)
-
-
-async def follow_store(context: Context) -> None:
-    """Drops cached copies of what was edited in the store by others. Runs for good."""
-    while True:
-        try:
-            async for change in context.parts.store.changed():
-                chats = [change.chat_id] if change.chat_id is not None else []
-                await context.parts.cache.chats.drop(change.user, chats)
-            return  # this store reports none
-        except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
-            log.warning("store_changes_stopped", error=type(error).__name__)
-            await asyncio.sleep(1.0)
 
 
 def _gauges(context: Context) -> None:

@@ -36,9 +36,11 @@ from sidecar.server.cut_off import watch_cache
 from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
-from sidecar.server.housekeeping import follow_ended, follow_store, keep_house
+from sidecar.server.housekeeping import keep_house
 from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, share, url_of
+from sidecar.server.notices import Hooks
 from sidecar.server.operators import operators_socket
+from sidecar.server.reports import follow_ended, follow_store
 from sidecar.server.rereading import Reread
 from sidecar.server.siblings import Siblings, answering_siblings
 from sidecar.server.supervisor import supervise
@@ -222,7 +224,11 @@ async def _listen(
     async def metrics(_: web.Request) -> web.Response:
         return await health.metrics_response()
 
-    routes = [web.get("/ws", partial(serve_socket, context), allow_head=False), *health.routes()]
+    routes = [
+        web.get("/ws", partial(serve_socket, context), allow_head=False),
+        *health.routes(),
+        *Hooks(context).routes(),
+    ]
     stop_accepting = await _accept(stack, listener, routes)
     host, port = context.config.server.host, context.config.server.metrics_port
     if assignment is not None and assignment.metrics_port is not None:

@@ -67,9 +67,14 @@ class Host(SidecarProcess):
 class Hosts:
     """Makes them: `async with hosts(2, drafts={…}) as (one, other)`. Their store is `folder/data/store.sqlite`, for `rows(folder, …)`."""
 
-    def __init__(self, folder: Path, redis: RedisServer) -> None:
+    def __init__(self, folder: Path, redis: RedisServer, *, url: str = "", cluster: bool = False) -> None:
+        """`redis`: where the keys are; in a `cluster` one node of it, and only what needs no keys can be asked here.
+
+        `url`: where the sidecars find it, if not there.
+        """
         self.folder = folder
         self.redis = redis
+        self._options = {"url": url or redis.url, **({"cluster": True} if cluster else {})}
 
     def sections(self, **sections: Any) -> dict[str, Any]:
         """What all of them have; these instead of their like."""
@@ -77,7 +82,7 @@ class Hosts:
         common.mkdir(mode=0o700, exist_ok=True)
         store = sections.pop("persistence", {"use": "sqlite"})
         found = {
-            "cache": {"use": "redis", "options": {"url": self.redis.url}},
+            "cache": {"use": "redis", "options": self._options},
             "encryption": {"use": "local", "options": {"path": str(common / "keys"), "master_key": KEY}},
             "persistence": {**store, "options": {"path": str(common / "store.sqlite"), **store.get("options", {})}},
             "limits": {**FAST, **sections.pop("limits", {})},

@@ -8,17 +8,20 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
+from plugins.cache.redis import Redis
 from tests.device import doc
 from tests.integration.workers import close, get, spread
 from tests.integration.world import begin, of_chat, rows, say, until
 from tests.process import SidecarProcess
+from tests.services.cluster import RedisCluster
 from tests.services.redis_server import RedisServer
 
 FILE = Path(__file__).parent.parent.parent / "config" / "redis.yaml"
@@ -27,7 +30,13 @@ FILE = Path(__file__).parent.parent.parent / "config" / "redis.yaml"
 class AsItIs(SidecarProcess):
     """The file itself, and what the environment changes: where Redis is, where its own files go, which port it takes."""
 
-    def __init__(self, folder: Path, redis: RedisServer, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        redis: RedisServer | RedisCluster,
+        file: Path = FILE,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.variables = {
             "SIDECAR_CACHE__OPTIONS__URL": redis.url,
             "SIDECAR_DATA_DIR": str(folder / "data"),
@@ -36,12 +45,12 @@ class AsItIs(SidecarProcess):
             **environment,
         }
         super().__init__(folder, environment=self.variables)
-        self.config = FILE
+        self.config = file
 
     async def command(self, *arguments: str) -> Any:
         """An operators' command, which any of the workers may take."""
         asking = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(FILE)),
+            *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(self.config)),
             env={**os.environ, **self.variables, "PYTHONPATH": str(FILE.parent.parent)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -53,15 +62,46 @@ class AsItIs(SidecarProcess):
 
 
 @asynccontextmanager
-async def as_it_is(folder: Path, redis: RedisServer, **environment: str) -> AsyncIterator[AsItIs]:
-    async with AsItIs(folder, redis, **environment) as process:
+async def as_it_is(
+    folder: Path,
+    redis: RedisServer | RedisCluster,
+    file: Path = FILE,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncIterator[AsItIs]:
+    async with AsItIs(folder, redis, file, environment) as process:
         assert len(process.workers()) == yaml.safe_load(FILE.read_text())["server"]["workers"] == 2
         yield process
 
 
+def all_said(folder: Path, **values: str) -> Path:
+    """The file with every option that it mentions in a comment, some of them with these values."""
+    text = re.sub(r"^( +)# (\w+): +([^ \n]+)( .*)?$", r"\1\2: \3", FILE.read_text(), flags=re.MULTILINE)
+    for name, value in values.items():
+        text, count = re.subn(rf"^( +{name}:) .*$", rf"\1 {value}", text, flags=re.MULTILINE)
+        assert count == 1, name
+    said = yaml.safe_load(text)["cache"]["options"].keys()
+    assert said == Redis.Options.model_fields.keys(), "the file mentions every option"
+    path = folder / "redis.yaml"
+    path.write_text(text)
+    return path
+
+
 async def test_redis_yaml_serves_two_devices_on_two_workers(tmp_path: Path, redis_server: RedisServer) -> None:
     """S55, F35: they see each other; a worker is killed and replaced, its device comes back and goes on by its cursor."""
-    async with as_it_is(tmp_path, redis_server) as process:
+    await _serves(tmp_path, redis_server)
+
+
+async def test_redis_yaml_with_every_option_serves_on_a_cluster(tmp_path: Path, redis_cluster: RedisCluster) -> None:
+    """The same with `cluster: true` and whatever else stands there in comments."""
+    await _serves(tmp_path, redis_cluster, all_said(tmp_path))
+
+
+async def test_redis_yaml_with_every_option_serves_on_one_server(tmp_path: Path, redis_server: RedisServer) -> None:
+    await _serves(tmp_path, redis_server, all_said(tmp_path, cluster="false", shards="7", prefix="other.project"))
+
+
+async def _serves(tmp_path: Path, redis: RedisServer | RedisCluster, file: Path = FILE) -> None:
+    async with as_it_is(tmp_path, redis, file) as process:
         found = await spread(process, name="alice")
         [one], [other] = found.values()
         for device in (one, other):
@@ -96,7 +136,7 @@ async def test_redis_yaml_serves_two_devices_on_two_workers(tmp_path: Path, redi
 async def test_redis_yaml_is_looked_after_through_any_worker(tmp_path: Path, redis_server: RedisServer) -> None:
     """`/metrics` tells of each worker, `users disconnect` reaches both, `dead-letters` are found and replayed by either."""
     stubborn = {"SIDECAR_PERSISTENCE__USE": "tests.plugins.stubborn_store:Stubborn"}
-    async with as_it_is(tmp_path, redis_server, **stubborn) as process:
+    async with as_it_is(tmp_path, redis_server, environment=stubborn) as process:
         refuse = tmp_path / "data" / "refuse"
         found = await spread(process, name="alice")
         await until(lambda: _up(process, "1.0", "1.0"), 30)

@@ -10,6 +10,7 @@ from typing import Any, Self
 from redis.asyncio.cluster import RedisCluster as ClusterClient
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from tests.services.certificates import Certificate
 from tests.services.cluster_node import ClusterNode, Peer
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import Setting
@@ -32,13 +33,16 @@ class RedisCluster:
         replicas: int = 0,
         proxied: bool = False,
         node_timeout: int = 2_000,
+        tls: Certificate | None = None,
         **config: Setting,
     ) -> None:
-        """`node_timeout`: milliseconds of silence after which a node is held for dead and a replica takes over."""
+        """`node_timeout`: milliseconds of silence after which a node is held for dead and a replica takes over.
+        `tls`: what each can also be reached with, at its `tls_port`."""
         self._folder = folder
         self._primaries, self._replicas = primaries, replicas
         self._proxied = proxied
         self._node_timeout = node_timeout
+        self._tls = tls
         self._config = config
         self._opened = AsyncExitStack()
         self.nodes: list[ClusterNode] = []
@@ -67,7 +71,8 @@ class RedisCluster:
         if self._proxied:
             proxy = await opened.enter_async_context(RedisProxy(("127.0.0.1", 0)))
             config = {**config, "cluster_announce_port": proxy.port}
-        node = await opened.enter_async_context(ClusterNode(folder, node_timeout=self._node_timeout, **config))
+        made = ClusterNode(folder, node_timeout=self._node_timeout, tls=self._tls, **config)
+        node = await opened.enter_async_context(made)
         if proxy is not None:
             proxy.target = node.address
             self._proxies[node] = proxy
@@ -185,6 +190,54 @@ class RedisCluster:
 
         await until(done, "no replica took over", patience)
         return await self.owner(slot)
+
+    async def kill(self, primary: ClusterNode) -> None:
+        """kill -9 at a moment when its replicas have everything that it has answered for; what else was under way is never answered."""
+        await primary.cli("CLIENT", "PAUSE", 60_000, "WRITE")
+        await self.caught_up(primary)
+        primary.kill()
+
+    async def lag(self, primary: ClusterNode) -> int:
+        """How many bytes of its changes the replica that has the least does not have yet."""
+        ahead = int((await primary.info("replication"))["master_repl_offset"])
+        behind = [await replica.info("replication") for replica in await self.replicas_of(primary)]
+        return max(ahead - int(each["slave_repl_offset"]) for each in behind)
+
+    async def caught_up(self, primary: ClusterNode) -> None:
+        """Waits until its replicas have all that it has now."""
+
+        async def done() -> bool:
+            return await self.lag(primary) <= 0
+
+        await until(done, "the replica did not catch up")
+
+    def pause_replication(self, primary: ClusterNode) -> None:
+        """From here on its replicas learn of nothing, and neither side is told; only with `proxied`."""
+        self.proxy_of(primary).starve_replicas()
+
+    def resume_replication(self, primary: ClusterNode) -> None:
+        """They learn of all that they missed, where it still lives."""
+        self.proxy_of(primary).feed_replicas()
+
+    # -- nodes that come and go ----------------------------------------------------------------------------------------
+
+    async def grow(self) -> ClusterNode:
+        """Another node, which has no slots yet."""
+        node = await self._open(self._opened, self._folder / f"node-{len(self.nodes)}")
+        await node.cli("CLUSTER", "MEET", self.nodes[0].host, self.nodes[0].port, self.nodes[0].bus_port)
+        self.nodes.append(node)
+        await until(self._all_know_all, "the nodes did not find each other")
+        await self.settled()
+        return node
+
+    async def dismiss(self, node: ClusterNode) -> None:
+        """A node without slots leaves for good; only the last that came."""
+        assert node is self.nodes[-1]
+        self.nodes.remove(node)
+        node.kill()
+        for other in self.nodes:
+            await other.cli("CLUSTER", "FORGET", node.id)
+        await self.settled()
 
     # -- resharding ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.services.certificates import Certificate
 from tests.services.redis_server import RedisServer, Setting
 
 
@@ -35,16 +36,23 @@ class Peer:
 class ClusterNode(RedisServer):
     """A redis-server in cluster mode; alone until `RedisCluster` makes it one of many."""
 
-    def __init__(self, folder: Path, *, node_timeout: int, **config: Setting) -> None:
-        """`node_timeout`: milliseconds after which the others hold a silent node for dead."""
+    def __init__(self, folder: Path, *, node_timeout: int, tls: Certificate | None = None, **config: Setting) -> None:
+        """`node_timeout`: milliseconds after which the others hold a silent node for dead. With `tls` it can be reached so too, at
+        `tls_port`."""
         super().__init__(folder, under=(), **config)
         self._node_timeout = node_timeout
+        self._tls = tls
+        self.tls_port = 0
         self.id: str
         """Its name within the cluster, from the first start on."""
 
     def _directives(self) -> dict[str, Setting]:
         directives = super()._directives()
         self.bus_port = self._reserve_port()
+        if self._tls is not None:
+            self.tls_port = self._reserve_port()
+            # Only where the nodes speak TLS among themselves do they tell clients of TLS ports.
+            directives |= {**self._tls.directives(self.tls_port), "tls-cluster": True}
         return {
             **directives,
             "cluster-enabled": True,

@@ -40,10 +40,14 @@ def find_strace() -> str:
     return path
 
 
-def find_faketime() -> str:
-    """The library that gives a process another time than its host (`LD_PRELOAD`; the program `faketime` starts a child of its own)."""
+def find_faketime(*, threads: bool = True) -> str:
+    """The library that gives a process another time than its host (`LD_PRELOAD`; the program `faketime` starts a child of its own).
+
+    Without `threads` the one that does not lock.
+    """
+    name = "libfaketimeMT.so.1" if threads else "libfaketime.so.1"
     named = os.environ.get("SIDECAR_TEST_FAKETIME")
-    places = [Path(named)] if named else Path("/usr").glob("lib*/*/faketime/libfaketimeMT.so.1")
+    places = [Path(named).with_name(name)] if named else Path("/usr").glob(f"lib*/*/faketime/{name}")
     for path in places:
         if path.exists():
             return str(path)

@@ -49,6 +49,8 @@ class RedisProxy(FaultProxy):
         self._of_notices: list[AnswerFault] = []
         self.commands: list[str] = []
         """The name of each command that came, in upper case, in order."""
+        self.starves = False
+        """Whether replicas that follow the server through this proxy learn of nothing."""
 
     @property
     def url(self) -> str:
@@ -92,11 +94,24 @@ class RedisProxy(FaultProxy):
         """The next published messages reach their subscribers here twice."""
         return self._add_of_notices(Repeat(Limit(times, skip), Then.GO_ON))
 
+    def starve_replicas(self) -> None:
+        """Replicas that follow the server through this proxy learn of nothing more, and neither side is told."""
+        self.starves = True
+
+    def feed_replicas(self) -> None:
+        """They follow again: what they missed they ask for over new connections."""
+        self.starves = False
+        for link in [*self._links]:
+            if isinstance(link, RedisLink) and link.streams:
+                link.reset()
+
     def clear(self) -> None:
         super().clear()
         for fault in self._of_notices:
             fault.stop()
         self._of_notices.clear()
+        if self.starves:
+            self.feed_replicas()
 
     def _add_of_notices(self, fault: AnswerFault) -> AnswerFault:
         self._of_notices.append(fault)
@@ -128,10 +143,11 @@ class RedisLink(Link):
         self._answers = Values()
         self._expected: deque[AnswerFault | None] = deque()
         self._subscribed = False
-        self._streams = False
+        self.streams = False
+        """Whether it carries something other than commands and answers: replication, or MONITOR."""
 
     def from_client(self, data: bytes) -> None:
-        if self._streams:
+        if self.streams:
             self._server.write(data)
             return
         for command in self._commands.feed(data):
@@ -143,7 +159,7 @@ class RedisLink(Link):
             self._proxy.seen.requests += 1
             self._proxy.commands.append(name)
             if name in _STREAMING:
-                self._streams = True
+                self.streams = True
                 self._server.write(command)
                 continue
             if name in _SUBSCRIBING:
@@ -154,13 +170,17 @@ class RedisLink(Link):
             self._expected.append(fault)
             if not isinstance(fault, Replace) or fault.executed:
                 self._server.write(command)
-        if self._streams:
+        if self.streams:
             self._server.write(self._commands.rest())
         self._give_what_needs_no_server()
 
     def from_server(self, data: bytes) -> None:
-        if self._streams:
-            self.give(self._answers.rest() + data, None)
+        if self.streams:
+            if self._proxy.starves:
+                self._answers.rest()
+                self._proxy.seen.held += 1
+            else:
+                self.give(self._answers.rest() + data, None)
             return
         for answer in self._answers.feed(data):
             if self._is_notice(answer):

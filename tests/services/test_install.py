@@ -20,7 +20,7 @@ case "$*" in *update*) exit 0;; esac
 test {status} = 0 || exit {status}
 printf '#!/bin/sh\\necho "Redis server v=7.0.15 sha=0"\\n' > {folder}/redis-server
 printf '#!/bin/sh\\n' > {folder}/strace
-echo > {folder}/libfaketime
+echo > {folder}/libfaketimeMT.so.1
 /bin/chmod +x {folder}/redis-server {folder}/strace
 """
 
@@ -53,7 +53,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path / "cache"))
     for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT", "VAULT_ADDR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketime"))
+    monkeypatch.setenv("SIDECAR_TEST_FAKETIME", str(tmp_path / "libfaketimeMT.so.1"))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(install, "install_directus", lambda: None)
     made = Machine(tmp_path)

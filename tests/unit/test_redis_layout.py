@@ -57,6 +57,17 @@ def test_the_docs_name_every_key() -> None:
     assert sorted(set(re.findall(r"(?:\{n\}|…):([a-z]+)", section))) == sorted(names)
 
 
+def test_what_is_a_persons_lies_with_the_person() -> None:
+    """Leases too: who lies on one node of a cluster needs no other."""
+    keys, user = Keys("sidecar", 64), hash_user("alice")
+    shard = keys.shard_of(user)
+    for lease in (f"connections:{user}", f"device:{user}:one", f"device:{user}:another"):
+        assert keys.lease(lease)[0] == shard
+        assert all(f"{{{shard}}}".encode() in key for key in keys.lease(lease)[1])
+    assert keys.lease("outbox:7")[0] == 7
+    assert {keys.lease(f"device:{number}")[0] for number in range(500)} == set(range(64))
+
+
 async def test_nothing_newer_than_redis_7_0_is_used(redis_server: RedisServer) -> None:
     """And none of what a Cluster, Dragonfly or Valkey has not got, or has otherwise."""
     used = commands()

@@ -21,6 +21,7 @@ from sidecar.changes import (
     DeleteChat,
     FillToken,
     Limits,
+    MessageElsewhere,
     MessageStatus,
     NewEpoch,
     Notify,
@@ -431,6 +432,7 @@ _KINDS: list[Callable[..., What]] = [
     ),
     lambda world, base, text: Stored(max(0, _version(world) + base), 9, message_id_of(_CHAT, text.decode())),
     lambda world, base, text: MessageStatus(message_id_of(_CHAT, text.decode()), "error"),
+    lambda world, base, text: MessageElsewhere(message_id_of(_CHAT, text.decode()), base > 0),
     lambda world, base, text: DeleteChat() if base == 2 and text == b"a" else Notify("device_added"),
 ]
 
@@ -451,7 +453,7 @@ def test_any_sequence(steps: list[tuple[int, int, bytes, bool]]) -> None:
     world = _World()
     for number, (kind, base, text, again) in enumerate(steps):
         what = _KINDS[kind](world, base, text)
-        own = isinstance(what, Stored | MessageStatus | DeleteChat | Notify)
+        own = isinstance(what, Stored | MessageStatus | MessageElsewhere | DeleteChat | Notify)
         change = _change(what, None if own else f"op{number}")
         before = world.chat
         decision = world.commit(change)

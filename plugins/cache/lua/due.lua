@@ -12,7 +12,8 @@ if not raw then return 0 end
 local P = open(raw)
 for _, chat in ipairs(a[1]) do
   local C = later.read_chat(chat)
-  if C and not C[@doomed] and C[@due_at] > now and marks[chat] ~= '0' then
+  -- Later than anything can be put off is what was put down before the clock went back; it is due.
+  if C and not C[@doomed] and C[@due_at] > now and C[@due_at] <= now + SET[@max_debounce] and marks[chat] ~= '0' then
     call('ZADD', DUE, C[@due_at], USER .. ':' .. chat) -- edited again since the mark was made, which nobody hurries (0)
   elseif C and not C[@doomed] then
     C[@due_first] = 0

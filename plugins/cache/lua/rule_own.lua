@@ -47,6 +47,29 @@ local function set_status(V)
   }
 end
 
+local function message_elsewhere(V)
+  local C = V.chat
+  if not C or C[@doomed] or C[@messages_version] == 0 then return { code = 'C', reason = 'missing' } end
+  local messages = messages_of(V)
+  local place = place_of(messages, W[@w_id])
+  local message = place and messages[place] or nil
+  if message and message[@m_status] ~= 'delivered' then
+    return { code = 'A', versions = no_versions(C[@messages_version]), again = true, record = C }
+  end
+  local A, gone = { unpack(C) }, nil
+  A[@messages_version] = A[@messages_version] + 1
+  if message and W[@w_deleted] then
+    gone = { table.remove(messages, place) }
+    A[@message_bytes] = A[@message_bytes] - 256 - message[@m_size]
+    A[@message_count] = #messages
+  end
+  local kind = W[@w_deleted] and 'message_deleted' or 'message'
+  return {
+    code = 'A', versions = no_versions(A[@messages_version]), record = A, put = A, messages = gone and messages or nil, gone = gone,
+    items = { { kind, A[@messages_version], W[@w_id] } }, entries = { { 'title', false } },
+  }
+end
+
 local function mark_stored(V)
   local C = V.chat
   if not C then return { code = 'C', reason = 'missing' } end
@@ -76,6 +99,7 @@ local function mark_stored(V)
 end
 
 own.doom, own.delete, own.stored, own.status = doom_chat, delete_chat, mark_stored, set_status
+own.elsewhere = message_elsewhere
 
 function own.epoch(V) return { code = 'A', new_epoch = W[@w_epoch] == V.epoch } end
 

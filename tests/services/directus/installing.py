@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.services.caching import cache_folder
+from tests.services.cache_folder import cache_folder
 from tests.services.programs import Missing
 
 _HERE = Path(__file__).parent

@@ -1,1 +1,0 @@
-"""What the plugins `persistence.directus` and `auth.directus` share: the way to Directus, and what is kept there."""

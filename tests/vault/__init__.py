@@ -1,0 +1,1 @@
+"""`encryption.vault` on a real Vault."""
