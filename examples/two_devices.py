@@ -22,7 +22,7 @@ from typing import Any, Self
 import aiohttp
 
 URL = "ws://127.0.0.1:8770/ws"
-TOKEN = os.environ.get("TOKEN", "dev:alice")  # noqa: S105  # the embedded sidecar lets anybody on this machine in by any name
+TOKEN = os.environ.get("TOKEN", "dev:alice")  # the embedded sidecar lets anybody on this machine in by any name
 PATIENCE = 10.0  # seconds for any answer or event
 DRAFTS = Path(__file__).parent / "drafts"
 
