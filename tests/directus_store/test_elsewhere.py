@@ -233,12 +233,17 @@ _SECRET = "a secret of the Flow and the sidecar"
 
 
 async def _notice(
-    server: Server, body: dict[str, Any] | bytes, *, secret: str = _SECRET, sent: float | None = None, **headers: str
+    server: Server,
+    body: dict[str, Any] | bytes,
+    *,
+    secret: str = _SECRET,
+    sent: float | None = None,
+    headers: dict[str, str] | None = None,
 ) -> int:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     at = f"{time.time() if sent is None else sent:.3f}"
     signature = hmac.new(secret.encode(), at.encode() + b"." + raw, hashlib.sha256).hexdigest()
-    told = {"X-Sidecar-Time": at, "X-Sidecar-Signature": signature, **headers}
+    told = {"X-Sidecar-Time": at, "X-Sidecar-Signature": signature, **(headers or {})}
     async with (
         aiohttp.ClientSession() as session,
         session.post(f"{server.url}/v1/hooks/persistence", data=raw, headers=told) as response,
@@ -263,8 +268,8 @@ async def test_t42_a_signed_notice_is_taken_once_and_every_other_changes_nothing
         assert await _notice(server, body, secret="another") == 401
         assert await _notice(server, body, sent=time.time() - 301) == 401
         assert await _notice(server, body, sent=time.time() + 400) == 401
-        assert await _notice(server, body, **{"X-Sidecar-Signature": ""}) == 401
-        assert await _notice(server, body, **{"X-Sidecar-Time": "yesterday"}) == 401
+        assert await _notice(server, body, headers={"X-Sidecar-Signature": ""}) == 401
+        assert await _notice(server, body, headers={"X-Sidecar-Time": "yesterday"}) == 401
         assert await cached(server, full) is not None
         for wrong in (b"[]", b"no json", {"event": "items.update"}, {**body, "event": "users.login"}):
             assert await _notice(server, wrong) == 400
