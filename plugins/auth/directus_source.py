@@ -90,7 +90,7 @@ class Source:
             raise StartRefused("auth", "Directus has no token for the service account; run `sidecar bootstrap`")
         try:
             me = await self.client.call("GET", "/users/me", query={"fields": "id"})
-            self.account = me["id"]
+            self.account = str(me["id"] or "") or None
             allowed = await self.client.call("GET", "/permissions/me")
         except DirectusRefused as error:
             raise StartRefused(
@@ -99,6 +99,8 @@ class Source:
                 " options.token or token_file, or run `sidecar bootstrap`",
             ) from None
         except (KeyError, TypeError):
+            self.account = None
+        if self.account is None:
             raise StartRefused("auth", "the service account's token is no user's; run `sidecar bootstrap`") from None
         _may_read_people(allowed)
         if secret is not None and not await self.signs(secret):
