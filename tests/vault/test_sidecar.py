@@ -131,7 +131,7 @@ async def test_f19_a_vault_that_hangs_holds_up_no_chat_whose_key_is_in_memory(
 ) -> None:
     """F19: SIGSTOP. Many ask for keys that do not come, and meanwhile somebody types on."""
     vault = await start_vault()
-    async with serve(encryption=section(vault, timeout="1s"), limits=FAST) as server, devices(server, 2) as (one, two):
+    async with serve(encryption=section(vault), limits=FAST) as server, devices(server, 2) as (one, two):
         await begin(one, "warm", doc("a"))
         vault.pause()
         waiting = [
