@@ -159,22 +159,22 @@ class Changes:
     async def _changed_since(self, name: str, since: datetime) -> list[str]:
         foreign = {"_or": [{"changed_by": {"_neq": self._link.user}}, {"changed_by": {"_null": True}}]}
         keys: dict[str, None] = {}
-        at, offset = written(since), 0
+        at, offset, most = written(since), 0, min(_PAGE, self._link.most_read)
         while True:
             page = await self._link.search(
                 name,
                 filter={"_and": [{"changed_at": {"_gte": at}}, foreign]},
                 fields=["id", "changed_at"],
                 sort=["changed_at", "id"],
-                limit=_PAGE,
+                limit=most,
                 offset=offset,
             )
             keys |= dict.fromkeys(str(row.get("id")) for row in page)
-            if len(page) < _PAGE:
+            if len(page) < most:
                 return list(keys)
             last = written(read_time(page[-1].get("changed_at")))
             offset = (
-                offset + _PAGE
+                offset + most
                 if last == at
                 else sum(row.get("changed_at") == page[-1].get("changed_at") for row in page)
             )

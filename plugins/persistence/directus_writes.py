@@ -50,6 +50,8 @@ class Writes:
         self._lanes: list[Batcher[Write, None]] = [Batcher(self._put) for _ in range(_LANES)]
         self._deletions: Batcher[str, None] = Batcher(self._delete)
         self._devices: Batcher[DeviceInDB, None] = Batcher(self._put_devices)
+        self._most_deleted = -1
+        """By one call; all of them, unless Directus was found to refuse so many."""
         self._succeeded = 0.0
         self._failed_first: dict[str, float] = {}
 
@@ -241,13 +243,19 @@ class Writes:
 
     async def _delete_all(self, name: str, condition: Mapping[str, Any]) -> None:
         while True:
+            most = self._most_deleted
             try:
-                await self._link.call("DELETE", f"/items/{name}", {"query": {"filter": condition, "limit": -1}})
+                await self._link.call("DELETE", f"/items/{name}", {"query": {"filter": condition, "limit": most}})
             except DirectusFailed as error:
                 raise Unavailable(PART, f"Directus fails at deleting ({error.code}): look at its log") from None
             except DirectusRefused as error:
-                raise Unstorable(f"Directus does not let rows of {name} be deleted ({error.code})") from None
-            if not self._link.limited or not await self._link.search(name, filter=condition, fields=["id"], limit=1):
+                if error.code != "INVALID_PAYLOAD" or most == 1:
+                    raise Unstorable(f"Directus does not let rows of {name} be deleted ({error.code})") from None
+                self._most_deleted = self._link.most_rows if most == -1 else most // 2  # `MAX_BATCH_MUTATION`
+                continue
+            if (most == -1 and not self._link.limited) or not await self._link.search(
+                name, filter=condition, fields=["id"], limit=1
+            ):
                 return
 
     # -- new bytes, devices --------------------------------------------------------------------------------------------
