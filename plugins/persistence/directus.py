@@ -77,7 +77,7 @@ class Directus:
 
     def state(self) -> Mapping[str, object]:
         """For `/readyz`: whether the last call went through, whether changes are heard, how many damaged rows were met. Asks nothing."""
-        fault = self._link.fault
+        fault = self._link.fault or self._writes.fault
         return {
             "state": "ok" if fault is None else "unavailable",
             **({} if fault is None else {"reason": fault}),

@@ -52,6 +52,8 @@ class Writes:
         self._devices: Batcher[DeviceInDB, None] = Batcher(self._put_devices)
         self._most_deleted = -1
         """By one call; all of them, unless Directus was found to refuse so many."""
+        self.fault: str | None = None
+        """Why the last write failed within Directus; None once one went through again."""
         self._succeeded = 0.0
         self._failed_first: dict[str, float] = {}
 
@@ -131,6 +133,7 @@ class Writes:
             await self._refused(units, error, answers, tries)
         else:
             self._succeeded = time.monotonic()
+            self.fault = None
             for unit in units:
                 self._failed_first.pop(unit.key, None)
                 unit.settle(answers, None)
@@ -174,9 +177,8 @@ class Writes:
             self._failed_first.clear()
         if self._succeeded > self._failed_first.setdefault(write.key, now):
             return error
-        return Unavailable(
-            PART, f"Directus fails at writing ({error.code}): look at its log, its database and the disk"
-        )
+        self.fault = f"Directus fails at writing ({error.code}): look at its log, its database and the disk"
+        return Unavailable(PART, self.fault)
 
     async def _rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
         wanted = list(dict.fromkeys(keys))
