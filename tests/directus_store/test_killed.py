@@ -88,9 +88,10 @@ async def test_a_full_disk_of_directus_parks_nothing(start_prepared: StartPrepar
         Device(server.url, person, wait=60) as device,
     ):
         unlimited = resource.RLIM_INFINITY
-        resource.prlimit(own.server.pid, resource.RLIMIT_FSIZE, (4096, unlimited))
+        size = own.server.database.stat().st_size  # each message wants more than there is room for
+        resource.prlimit(own.server.pid, resource.RLIMIT_FSIZE, (size, unlimited))
         for number in range(20):
-            first = {"tempChatId": f"c{number}", "clientMessageId": "m", "content": doc(f"{number}")}
+            first = {"tempChatId": f"c{number}", "clientMessageId": "m", "content": doc("x" * 100_000)}
             assert (await device.ask("message_send", first))["type"] == "message_accepted"
         await until(lambda: "fails at writing" in str(plugin_of(server).state().get("reason")), 30)
         await asyncio.sleep(3)
