@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import sys
 import uuid
@@ -21,7 +22,7 @@ from typing import Any, Self
 import aiohttp
 
 URL = "ws://127.0.0.1:8770/ws"
-TOKEN = "dev:alice"  # noqa: S105  # the embedded sidecar lets anybody on this machine in by any name
+TOKEN = os.environ.get("TOKEN", "dev:alice")  # the embedded sidecar lets anybody on this machine in by any name
 PATIENCE = 10.0  # seconds for any answer or event
 DRAFTS = Path(__file__).parent / "drafts"
 
@@ -295,7 +296,7 @@ async def play(url: str) -> None:
 
 def main() -> int:
     if len(sys.argv) > 2 or any(each.startswith("-") for each in sys.argv[1:]):
-        print(f"usage: {Path(__file__).name} [URL]     the default is {URL}", file=sys.stderr)
+        print(f"usage: [TOKEN=…] {Path(__file__).name} [URL]     the default is {URL}, and {TOKEN}", file=sys.stderr)
         return 2
     url = sys.argv[1] if len(sys.argv) == 2 else URL
     try:

@@ -24,6 +24,8 @@ from sidecar.sync_held import Held, differs, judge, messages_differ
 
 _PAGE = 200
 """Chats asked of the plugins at once."""
+_AT_ONCE = 50
+"""Chats whose keys are asked for together; they leave before the next ones are asked for."""
 _OPEN_MESSAGES = 100
 """Messages of the chat that was open last."""
 _RECENT_MESSAGES = 50
@@ -51,6 +53,7 @@ class Full:
         self._whole = whole
         self._reason = reason
         self._sent: set[ChatId] = set()
+        self._seen: dict[ChatId, Found] = {}
         self._total = 0
         self._failed: dict[str, None] = {}
 
@@ -64,7 +67,7 @@ class Full:
             phase = "recent"
             if listed is None:
                 raise failure or AssertionError("a page or the reason why there is none")
-            found = await peek(self._parts, self._user, listed.ids)
+            found = await self._peek(listed.ids)
             recent = self._wanted(listed.ids, found)
             async for frame in self._phase("recent", self._texts(recent)):
                 yield frame
@@ -103,7 +106,7 @@ class Full:
     async def _active(self) -> AsyncIterator[SyncFrame]:
         chats: list[orjson.Fragment] = []
         if self._last_open is not None:
-            found = (await peek(self._parts, self._user, [self._last_open])).get(self._last_open)
+            found = (await self._peek([self._last_open])).get(self._last_open)
             if isinstance(found, ChatInCache):
                 named = self._held.get(found.id)
                 self._sent.add(found.id)
@@ -116,19 +119,35 @@ class Full:
     async def _rest(self, more: bool, last: tuple[datetime, ChatId] | None, seen: int) -> AsyncIterator[SyncFrame]:
         while more and last is not None and seen < self._parts.settings.sync_total:
             listed = await self._list(last, min(_PAGE, self._parts.settings.sync_total - seen))
-            found = await peek(self._parts, self._user, listed.ids)
-            async for frame in self._phase("rest", self._texts(self._wanted(listed.ids, found))):
-                yield frame
+            for start in range(0, len(listed.ids), _AT_ONCE):
+                ids = listed.ids[start : start + _AT_ONCE]
+                found = await self._peek(ids)
+                async for frame in self._phase("rest", self._texts(self._wanted(ids, found))):
+                    yield frame
             more, last, seen = listed.more and bool(listed.ids), listed.last, seen + len(listed.ids)
         # Judged last, so that the first frames leave early; a client applies nothing before `complete` but what it shows.
-        found = await peek(self._parts, self._user, list(self._held))
-        missing, deleted = judge(self._held, found)
-        async for frame in self._phase("rest", self._texts(self._wanted(list(self._held), found))):
-            yield frame
+        others = [chat_id for chat_id in self._held if chat_id not in self._seen]
+        for start in range(0, len(others), _AT_ONCE):
+            ids = others[start : start + _AT_ONCE]
+            found = await self._peek(ids)
+            async for frame in self._phase("rest", self._texts(self._wanted(ids, found))):
+                yield frame
+        # What was seen in this run may have changed since: the events behind the run's position tell that.
+        missing, deleted = judge(self._held, self._seen)
         *pieces, end = told(missing, deleted)
         for piece in pieces:
             yield self._frame("rest", [], piece)
         yield self._frame("rest", [], end, complete=True)
+
+    async def _peek(self, ids: Sequence[ChatId]) -> Mapping[ChatId, Found]:
+        """These chats; of those that the client named the revisions are kept, to be judged at the end."""
+        found = await peek(self._parts, self._user, ids)
+        for chat_id, chat in found.items():
+            if chat_id in self._held:
+                self._seen[chat_id] = (
+                    chat.having(title=None, draft=None, messages=()) if isinstance(chat, ChatInCache) else chat
+                )
+        return found
 
     def _wanted(self, ids: Sequence[ChatId], found: Mapping[ChatId, Found]) -> list[ChatInCache]:
         """Of these chats those that were not sent yet and differ from what the client named."""

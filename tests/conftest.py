@@ -11,12 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from sidecar.config import Config, read
 from sidecar.server.running import Server, serving
 from tests.services.redis_server import RedisServer
 
 pytest_plugins = ["tests.services.fixtures", "tests.services.vault.fixtures"]
+
+# How long an example takes is the machine's business, which others may be at work on.
+settings.register_profile("sidecar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sidecar")
 
 NOT_PROMISED = "not promised"
 """How the reason of a skip begins where a contract asks for what this plugin does not promise."""

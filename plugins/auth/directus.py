@@ -24,7 +24,7 @@ from plugins.auth.directus_people import ACTIVE, People, Person
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_source import Source
 from plugins.auth.directus_tokens import Kind, Token, read_token
-from plugins.auth.directus_vouchers import Pace, Vouchers
+from plugins.auth.directus_vouchers import Pace, Vouched, Vouchers
 from plugins.directus.account import READ_PEOPLE
 from plugins.directus.bootstrap import bootstrap
 from plugins.directus.options import DirectusOptions
@@ -93,7 +93,7 @@ class Directus(Authenticator):
         self._secret = options.secret.get_secret_value() if options.secret is not None else None
         self._source = Source(options)
         self._people = People(self._read_people, kept=self._kept)
-        self._vouchers = Vouchers(self._source.whose, Pace(float(options.sign_ins_per_second)))
+        self._vouchers = Vouchers(self._source.vouch, Pace(float(options.sign_ins_per_second)))
         self._open = OpenSessions()
         self._heard = False
         self._unheard_because = "not connected yet"
@@ -167,11 +167,11 @@ class Directus(Authenticator):
         token = read_token(credential.token, self._now(), secret=self._secret, from_cookie=credential.from_cookie)
         if self._barred is not None:
             raise Unavailable("auth", self._barred)
-        user_id = await self._genuine(token)
-        person = await self._allowed(user_id, fresh=False)
-        self._open.shown(user_id, token)
+        vouched = await self._genuine(token)
+        person = await self._allowed(vouched, fresh=False)
+        self._open.shown(person.user_id, token)
         return Session(
-            user_id=user_id,
+            user_id=person.user_id,
             name=person.name,
             session_id=token.session_id,
             expires_at=token.expires_at(self._source.clock_ahead),
@@ -211,30 +211,33 @@ class Directus(Authenticator):
     def _kept(self) -> float:
         return _HEARD_SECONDS if self._heard else _UNHEARD_SECONDS
 
-    async def _genuine(self, token: Token) -> str:
+    async def _genuine(self, token: Token) -> Vouched:
         if token.kind is Kind.ACCESS:
             if self._secret is not None and token.user_id is not None:
-                return token.user_id
+                return Vouched(token.user_id)
             # Directus itself takes an access token until it expires, whatever happens to its person.
-            return await self._vouchers.whose(token, (token.expires or 0.0) - self._now())
-        return await self._vouchers.whose(token, _SESSION_SECONDS if token.kind is Kind.SESSION else self._kept())
+            return await self._vouchers.of(token, (token.expires or 0.0) - self._now())
+        return await self._vouchers.of(token, _SESSION_SECONDS if token.kind is Kind.SESSION else self._kept())
 
     async def _still(self, user_id: str, token: Token) -> None:
         """Raises `Unauthenticated` when the session is over, as Directus says now."""
-        await self._allowed(user_id, fresh=True)
+        vouched = Vouched(user_id)
         if token.kind is not Kind.ACCESS:
-            await self._vouchers.whose(token, 0.0, fresh=True)
+            vouched = await self._vouchers.of(token, 0.0, fresh=True)
+        await self._allowed(vouched, fresh=True)
 
-    async def _allowed(self, user_id: str, *, fresh: bool) -> Person:
-        person = await self._people.find(user_id, fresh=fresh)
+    async def _allowed(self, vouched: Vouched, *, fresh: bool) -> Person:
+        person = await self._people.find(vouched.user_id, fresh=fresh)
         if person is None:
             raise Unauthenticated("there is no such person in Directus")
         if not person.active:
             raise Unauthenticated("this person's account is not active in Directus")
-        if user_id == self._source.account:
+        if person.user_id == self._source.account:
             raise Unauthenticated("the service account is nobody who signs in")
         if self._options.roles and person.role not in self._options.roles:
             raise Unauthenticated("this person's role may not use the sidecar")
+        if vouched.wants_second_factor and not person.second_factor:
+            raise Unauthenticated("this person has to set up the second factor in Directus first")
         return person
 
     async def _read_people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:

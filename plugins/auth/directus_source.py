@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from plugins.auth.directus_people import FIELDS, Person, person_of
-from plugins.auth.directus_tokens import mint
+from plugins.auth.directus_tokens import Token, mint
+from plugins.auth.directus_vouchers import Vouched
 from plugins.directus.client import DirectusClient
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusRefused
@@ -46,19 +47,25 @@ class Source:
         """By how many seconds our clock is ahead of Directus'."""
         return self.client.clock_ahead
 
-    async def whose(self, token: str) -> str:
-        """The id of the person whose token Directus takes this for. Raises `Unauthenticated`, `Unavailable`."""
+    async def vouch(self, token: Token) -> Vouched:
+        """Whose this is, as Directus takes it. Raises `Unauthenticated`, `Unavailable`.
+
+        A JWT says itself whose it is, and Directus checks it at any call. So it is asked what only it knows: a policy may want a
+        second factor, and the claim that says so is in the first token of a login alone.
+        """
+        path = "/users/me" if token.user_id is None else "/policies/me/globals"
+        query = {"fields": "id"} if token.user_id is None else None
         try:
-            # `/users/me` of a share token has no id; of one that has gone or was suspended it has.
-            found = await self.client.call("GET", "/users/me", query={"fields": "id"}, token=token)
+            found = await self.client.call("GET", path, query=query, token=token.text)
         except DirectusRefused as error:
             if error.status < 500:
                 raise Unauthenticated("Directus does not take this token") from None
             raise Unavailable("auth", f"Directus answers {error.status} {error.code}") from None
-        user_id = found.get("id") if isinstance(found, Mapping) else None
+        answer = found if isinstance(found, Mapping) else {}
+        user_id = token.user_id if token.user_id is not None else answer.get("id")
         if not isinstance(user_id, str) or not user_id:
             raise Unauthenticated("the token names no person")
-        return user_id
+        return Vouched(user_id, answer.get("enforce_tfa") is True)
 
     async def people(self, user_ids: Sequence[str], names: str) -> Mapping[str, Person]:
         """Those of them that exist. Raises `Unavailable`."""
@@ -83,7 +90,7 @@ class Source:
             raise StartRefused("auth", "Directus has no token for the service account; run `sidecar bootstrap`")
         try:
             me = await self.client.call("GET", "/users/me", query={"fields": "id"})
-            self.account = me["id"]
+            self.account = str(me["id"] or "") or None
             allowed = await self.client.call("GET", "/permissions/me")
         except DirectusRefused as error:
             raise StartRefused(
@@ -92,6 +99,8 @@ class Source:
                 " options.token or token_file, or run `sidecar bootstrap`",
             ) from None
         except (KeyError, TypeError):
+            self.account = None
+        if self.account is None:
             raise StartRefused("auth", "the service account's token is no user's; run `sidecar bootstrap`") from None
         _may_read_people(allowed)
         if secret is not None and not await self.signs(secret):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 from plugins.auth.directus_tokens import Kind, Token, digest
@@ -35,24 +36,33 @@ class Pace:
             await asyncio.sleep(wait)
 
 
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What Directus says of a token that it takes."""
+
+    user_id: str
+    wants_second_factor: bool = False
+    """A policy of this person does."""
+
+
 class Vouchers:
-    """`ask` is `GET /users/me` with the token: the id of the person, else `Unauthenticated`."""
+    """`ask` asks Directus about a token."""
 
     def __init__(
-        self, ask: Callable[[str], Awaitable[str]], pace: Pace, clock: Callable[[], float] = time.monotonic
+        self, ask: Callable[[Token], Awaitable[Vouched]], pace: Pace, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._ask = ask
         self._pace = pace
         self._clock = clock
-        self._good: dict[str, tuple[str, float]] = {}
-        """By digest of the token: whose it is, and until when that is known."""
+        self._good: dict[str, tuple[Vouched, float]] = {}
+        """By digest of the token: what was said, and until when that is good."""
         self._static: set[str] = set()
         """Those of `_good` that are static tokens, which may be taken away at any moment."""
         self._drops = 0
-        self._asking: dict[str, asyncio.Task[str]] = {}
+        self._asking: dict[str, asyncio.Task[Vouched]] = {}
 
-    async def whose(self, token: Token, seconds: float, *, fresh: bool = False) -> str:
-        """Whose token this is. An answer is kept for `seconds`; `fresh` does not take one that was kept.
+    async def of(self, token: Token, seconds: float, *, fresh: bool = False) -> Vouched:
+        """What Directus says of it. An answer is kept for `seconds`; `fresh` does not take one that was kept.
 
         Raises `Unauthenticated`, `Unavailable`.
         """
@@ -61,28 +71,26 @@ class Vouchers:
             return known[0]
         task = self._asking.get(name)
         if task is None:
-            task = self._asking[name] = asyncio.create_task(self._find(name, token.text))
+            task = self._asking[name] = asyncio.create_task(self._find(name, token))
             task.add_done_callback(partial(self._asked, name))
         started, drops = self._clock(), self._drops
-        user_id = await asyncio.shield(task)
-        if token.user_id is not None and token.user_id != user_id:
-            raise Unauthenticated("Directus knows this token as another person's")
+        vouched = await asyncio.shield(task)
         static = token.kind is Kind.STATIC
         if seconds > 0 and not (static and drops != self._drops):
-            self._keep(name, user_id, started + seconds)
+            self._keep(name, vouched, started + seconds)
             if static:
                 self._static.add(name)
-        return user_id
+        return vouched
 
-    async def _find(self, name: str, text: str) -> str:
+    async def _find(self, name: str, token: Token) -> Vouched:
         try:
             await self._pace.turn()
-            return await self._ask(text)
+            return await self._ask(token)
         except Unauthenticated:
             self._good.pop(name, None)
             raise
 
-    def _asked(self, name: str, task: asyncio.Task[str]) -> None:
+    def _asked(self, name: str, task: asyncio.Task[Vouched]) -> None:
         self._asking.pop(name, None)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone meanwhile, and it is nobody's then
@@ -94,9 +102,9 @@ class Vouchers:
             self._good.pop(name, None)
         self._static.clear()
 
-    def _keep(self, name: str, user_id: str, until: float) -> None:
+    def _keep(self, name: str, vouched: Vouched, until: float) -> None:
         self._good.pop(name, None)
-        self._good[name] = user_id, until
+        self._good[name] = vouched, until
         while len(self._good) > _MOST_KEPT:
             del self._good[next(iter(self._good))]
 

@@ -12,8 +12,8 @@ from typing import Any
 from plugins.directus.account import POLICY_ID, policy
 from plugins.directus.schema import Collection, Field, Relation
 
-_AS_GOOD = {("integer", "bigInteger")}
-"""Wanted, found: what holds everything that the wanted type holds, in the same way."""
+_AS_GOOD = {("integer", "bigInteger"), ("uuid", "string")}
+"""Wanted, found: what holds everything that the wanted type holds, in the same way. SQLite knows no UUID, and Directus calls it a string there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,8 @@ async def _limits(client: DirectusClient, names: Names) -> AsyncIterator[Finding
             f"Directus takes less than {_BATCH} rows at a time: a batch of messages with their chats has as many",
             f"set MAX_BATCH_MUTATION to {_BATCH} or more, or leave it out",
         )
-    body = {"query": {"limit": 1, "fields": ["id"]}, "padding": "x" * _BODY}
+    long = [f"doctor-{number}-{'x' * 10_000}" for number in range(_BODY // 10_000)]
+    body = {"query": {"limit": 1, "fields": ["id"], "filter": {"id": {"_in": long}}}}
     if await _refusal(client, "SEARCH", f"/items/{names.devices}", body) in ("INVALID_PAYLOAD", "HTTP_413"):
         yield warning(
             "max-payload",

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 
 import structlog
 from hvac.api.auth_methods import Token as TokenApi
-from hvac.exceptions import VaultError
+from hvac.exceptions import InternalServerError, InvalidRequest, VaultError
 
 from plugins.encryption.vault_adapter import WireAdapter
 from plugins.encryption.vault_pool import Pool
@@ -187,6 +187,8 @@ class Tokens:
             try:
                 await self._extend(token)
             except (Unavailable, SignInRefused) as error:
+                if self.trouble is None:
+                    log.warning("vault_token_ends", seconds=round(token.ends - monotonic(), 1), reason=str(error))
                 self.trouble = f"the Vault token ends soon and cannot be renewed: {error}"
                 await asyncio.sleep(min(max((token.ends - monotonic()) / 10, 0.2), 5.0))
                 if monotonic() >= token.ends and self._token is token:
@@ -202,8 +204,9 @@ class Tokens:
             except Unavailable:
                 if not self._method.again:
                     raise
-                told = None  # Vault fails inside where a token is past its longest life
-            if told is not None:
+                told = None  # a new sign-in may go through where this did not
+            # Vault counts in whole seconds: the last one before the end of its longest life is 0, which elsewhere means for good.
+            if told is not None and told[0] > 0:
                 seconds, renewable = told
                 # At the end of its longest life each renewal gives less: then it is replaced, where that can be done.
                 short = seconds < token.grant.seconds * 0.9
@@ -218,7 +221,14 @@ class Tokens:
 
 
 def _renew(adapter: WireAdapter) -> tuple[float, bool]:
-    auth: Any = TokenApi(adapter).renew_self()["auth"]
+    try:
+        auth: Any = TokenApi(adapter).renew_self()["auth"]
+    except InternalServerError as error:
+        if "renew" in " ".join(error.errors or ()):
+            raise InvalidRequest(
+                errors=error.errors
+            ) from None  # "past the max TTL, cannot renew" is no failure of Vault's
+        raise
     return float(auth["lease_duration"]), bool(auth["renewable"])
 
 

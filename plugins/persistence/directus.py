@@ -14,8 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from plugins.directus.administration import administrator
+from plugins.directus.bootstrap import bootstrap
+from plugins.directus.findings import account_finding, server_findings
 from plugins.directus.notices import Notices
 from plugins.directus.options import DirectusOptions
+from plugins.directus.store_findings import needed_for_store, store_findings
 from plugins.persistence.damage import Damage
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import Link
@@ -27,6 +31,7 @@ from sidecar import (
     Deleted,
     Duration,
     Elsewhere,
+    Finding,
     MessageInDB,
     Page,
     Store,
@@ -59,6 +64,7 @@ class Directus:
         )
 
     def __init__(self, options: Options) -> None:
+        self._options = options
         self._link = Link(options)
         self._damage = Damage("sidecar.persistence.directus")
         self._changes = Changes(self._link, listen=options.changes == "websocket")
@@ -92,6 +98,21 @@ class Directus:
         one that says nothing. A hint and no truth: whoever acts on it reads the row first."""
         collection, keys, deleted = self._notices.read(headers, body)
         return self._changes.of_keys(collection, keys, deleted=deleted)
+
+    async def bootstrap(self, dry_run: bool) -> Sequence[str]:
+        """Collections, fields, relation, policy and service user that are missing."""
+        return await bootstrap(self._options, needed_for_store(self._options.collections), dry_run=dry_run)
+
+    async def findings(self) -> Sequence[Finding]:
+        """For `sidecar doctor`. Raises `StartRefused` where an administrator is named and refused, and `Unavailable`."""
+        client = self._link.client
+        if (finding := await account_finding(client)) is not None:
+            return [finding]
+        async with administrator(client) as admin:
+            return [
+                *await server_findings(client, admin),
+                *await store_findings(client, self._options.collections, admin),
+            ]
 
     @hookimpl
     async def provide_persistence(self) -> Store:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,11 +12,18 @@ from sidecar.cli.options import AsJson, ConfigFile, load_config
 from sidecar.cli.outcome import FAILED
 from sidecar.cli.output import printable, say, say_json
 
+Alone = Annotated[
+    bool,
+    typer.Option(
+        "--alone", help="Do not ask the running sidecar: look from here, with this environment's administrators."
+    ),
+]
 
-def doctor(context: typer.Context, config: ConfigFile = None, as_json: AsJson = False) -> None:
+
+def doctor(context: typer.Context, config: ConfigFile = None, alone: Alone = False, as_json: AsJson = False) -> None:
     """Asks every part what is wrong with it, and says what mends it. Exit status 1 where something is an error."""
     read = load_config(context.obj, config)
-    answer = operate(read, "doctor", {}, "asking")
+    answer = operate(read, "doctor", {}, "asking", alone=alone)
     errors = int(answer.result.get("errors", 0))
     if as_json:
         say_json({"ok": not errors, **answer.result, "findings": answer.rows})

@@ -50,8 +50,10 @@ class Answer:
     result: dict[str, Any] = field(default_factory=dict)
 
 
-def operate(config: Config, command: str, arguments: Mapping[str, Any], what: str) -> Answer:
-    """Carries a command out, wherever the parts are, showing its progress as `what`. Raises `CommandFailed`."""
+def operate(config: Config, command: str, arguments: Mapping[str, Any], what: str, *, alone: bool = False) -> Answer:
+    """Carries a command out, wherever the parts are (`alone`: here), showing its progress as `what`. Raises `CommandFailed`."""
+    if alone:
+        return asyncio.run(_collect(_here(config, command, dict(arguments)), what))
     return asyncio.run(_operate(config, command, dict(arguments), what))
 
 

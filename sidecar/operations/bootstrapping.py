@@ -52,13 +52,16 @@ async def bootstrap(config: Config, *, dry_run: bool, patience: float = 60.0) ->
 
 
 async def _each(plugins: Plugins, *, dry_run: bool) -> Sequence[Made]:
-    made = []
+    made: list[Made] = []
     for plugin in plugins.loaded:
         if not plugin.bootstraps:
             continue
         name = plugin.entry.slot or plugin.name
         try:
-            made.append(Made(name, await plugin.bootstrap(dry_run)))
+            steps = await plugin.bootstrap(dry_run)
+            # What two plugins need, as an account in one server, the second would find made.
+            before = {step for each in made for step in each.steps} if dry_run else ()
+            made.append(Made(name, [step for step in steps if step not in before]))
         except SidecarError as error:
             made.append(Made(name, (), str(error)))
     return made

@@ -99,6 +99,8 @@ async def _outbox(cache: Cache, listening: Sequence[str]) -> Sequence[Said]:
 
 
 def _lines(config: Config, said: Sequence[Said]) -> Iterator[Line]:
+    # Two plugins of one server say the same of it.
+    said = list({finding: (part, finding) for part, finding in reversed(said)}.values())[::-1]
     for part, finding in sorted(said, key=lambda each: SEVERITIES.index(each[1].severity)):
         yield row(
             part=part,

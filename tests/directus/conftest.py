@@ -38,7 +38,8 @@ async def directus(directus_server: DirectusServer) -> DirectusServer:
 @asynccontextmanager
 async def signing_in(server: DirectusServer, **options: Any) -> AsyncIterator[Directus]:
     """The plugin, entered."""
-    told = Directus.Options.model_validate({"url": server.url, "token": SERVICE_TOKEN, **options})
+    given = {"url": server.url, "token": SERVICE_TOKEN, **options}
+    told = Directus.Options.model_validate({name: value for name, value in given.items() if value is not None})
     async with Directus(told) as plugin:
         yield plugin
 

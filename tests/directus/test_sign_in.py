@@ -131,13 +131,24 @@ async def test_t6_a_share_token_signs_nobody_in(serve: Serve, directus: Directus
 
 
 async def test_who_must_enrol_a_second_factor_first_is_refused(serve: Serve, directus: DirectusServer) -> None:
-    anna = await human(directus)
+    """T14: as Directus says now, for its claim is in the first token of a login alone, and only where the policy is a role's."""
     policy = await directus.ask("POST", "/policies", {"name": "two factors", "enforce_tfa": True})
-    await directus.ask("POST", "/access", {"user": anna.id, "policy": policy["id"]})
-    token = await anna.access_token()
-    assert jwt.decode(token, options={"verify_signature": False})["enforce_tfa"] is True
+    role = await directus.ask("POST", "/roles", {"name": "two factors"})
+    await directus.ask("POST", "/access", {"role": role["id"], "policy": policy["id"]})
+    by_role, by_policy = await human(directus, role=role["id"]), await human(directus)
+    await directus.ask("POST", "/access", {"user": by_policy.id, "policy": policy["id"]})
+    login = await by_role.log_in()
+    fresh = await directus.ask(
+        "POST", "/auth/refresh", {"refresh_token": login["refresh_token"], "mode": "json"}, token=None
+    )
+    claims = [
+        jwt.decode(each["access_token"], options={"verify_signature": False}).get("enforce_tfa")
+        for each in (login, fresh)
+    ]
+    assert claims == [True, None], "the claim goes with the first refresh"
     async with serve(auth=section(directus)) as server:
-        assert "second factor" in await refused(server, token)
+        for token in (login["access_token"], fresh["access_token"], await by_policy.session_token()):
+            assert "second factor" in await refused(server, token)
 
 
 async def test_roles_may_be_named_that_may_use_the_sidecar(serve: Serve, directus: DirectusServer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -12,6 +13,7 @@ from plugins.cache.redis_layout import Keys
 from sidecar.ids import hash_user
 from sidecar.server.running import Server
 from tests.device import Device, SocketClosed, doc
+from tests.faults.careful import Crowd
 from tests.faults.world import sidecar, sound
 from tests.integration.world import until
 from tests.services.cluster import RedisCluster
@@ -20,8 +22,9 @@ from tests.services.cluster_node import ClusterNode
 SHARDS = 16
 """Enough that each of three nodes has some, and few, so that a start is quick."""
 _KEYS = Keys("sidecar", SHARDS)
-_GO_ON = 10.0
-"""Seconds after which everybody is served again by themselves, once the cluster is whole."""
+PATIENCE = 30.0
+"""Seconds in which everybody is to be served again of their own accord, once the cluster is whole. It takes one to ten of them on
+a machine that has nothing else to do."""
 
 
 @asynccontextmanager
@@ -72,7 +75,24 @@ async def go_on(servers: tuple[Server, ...], *people: str) -> None:
     """Returns when these people are served by each of them, of their own accord; fails if that takes long."""
     for server in servers:
         for person in people:
-            await until(lambda server=server, person=person: serves(server, person), _GO_ON)
+            await until(lambda server=server, person=person: serves(server, person), PATIENCE)
+
+
+@asynccontextmanager
+async def at_work(crowd: Crowd, *, messages: bool = True) -> AsyncIterator[None]:
+    """While it is entered everybody goes on, however long that is."""
+    over = asyncio.Event()
+
+    async def work() -> None:
+        while not over.is_set():
+            await crowd.live(0.2, messages=messages)
+
+    working = asyncio.create_task(work())
+    try:
+        yield
+    finally:
+        over.set()
+        await working
 
 
 async def all_sound(cluster: RedisCluster) -> None:

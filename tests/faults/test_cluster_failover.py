@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.careful import SEED, Crowd
-from tests.faults.clusters import all_sound, go_on, neighbour_of, sidecars, slot_of, someone_on
+from tests.faults.clusters import PATIENCE, all_sound, at_work, go_on, neighbour_of, sidecars, slot_of, someone_on
 from tests.faults.hosts import Hosts
 from tests.faults.people import Watcher, Writer, alive
 from tests.faults.test_killed import stored, told
@@ -36,13 +36,12 @@ async def test_f10_a_killed_primary_of_a_cluster_is_replaced_and_nothing_is_lost
         for _ in range(2):
             await crowd.live(0.6)
             primary = await cluster.owner(slot_of(there))
-            living = asyncio.create_task(crowd.live(4))
-            await asyncio.sleep(0.3)
-            await cluster.kill(primary)
-            new = await cluster.taken_over(primary)
-            assert new is not primary, "the fault happened"
-            await go_on(servers, await neighbour_of(there), await neighbour_of(elsewhere))
-            await living
+            async with at_work(crowd):
+                await asyncio.sleep(0.3)
+                await cluster.kill(primary)
+                new = await cluster.taken_over(primary)
+                assert new is not primary, "the fault happened"
+                await go_on(servers, await neighbour_of(there), await neighbour_of(elsewhere))
             await crowd.settle(servers[0])
             await all_sound(cluster)
             for server in servers:
@@ -61,16 +60,12 @@ async def test_f10_a_failover_by_hand_is_hardly_noticed(start_cluster: StartClus
         sidecars(tmp_path, cluster) as servers,
         Crowd(people, 2, *(each.url for each in servers), seed=SEED) as crowd,
     ):
-        living = asyncio.create_task(crowd.live(10))
-        done = 0
-        while not living.done():
-            primary = await cluster.owner(slot_of(people[done % 3]))
-            assert await cluster.failover(primary) is not primary
-            done += 1
-            await asyncio.sleep(0.2)
-        await living
-        assert done >= 3, "the fault happened"
-        await go_on(servers, *[await neighbour_of(person) for person in people])
+        async with at_work(crowd):
+            for person in people * 2:
+                primary = await cluster.owner(slot_of(person))
+                assert await cluster.failover(primary) is not primary, "the fault happened"
+                await asyncio.sleep(0.2)
+            await go_on(servers, *[await neighbour_of(person) for person in people])
         await crowd.settle(servers[0])
         await all_sound(cluster)
         assert 1013 not in crowd.closes
@@ -92,17 +87,16 @@ async def test_f10_a_replica_of_a_cluster_that_lags_is_promoted(start_cluster: S
             primary = await cluster.owner(slot_of(there))
             await cluster.caught_up(primary)
             epochs = {client: client.tab.epoch for client in others}
-            living = asyncio.create_task(crowd.live(4, messages=False))
-            await asyncio.sleep(0.2)
-            cluster.pause_replication(primary)
-            await asyncio.sleep(0.4)
-            assert await cluster.lag(primary) > 0, "the fault happened"
-            crowd.losses += 1
-            primary.kill()
-            lost = asyncio.create_task(crowd.lost(theirs, 30))
-            await cluster.taken_over(primary)
-            await lost
-            await living
+            async with at_work(crowd, messages=False):
+                await asyncio.sleep(0.2)
+                cluster.pause_replication(primary)
+                await asyncio.sleep(0.4)
+                assert await cluster.lag(primary) > 0, "the fault happened"
+                crowd.losses += 1
+                primary.kill()
+                lost = asyncio.create_task(crowd.lost(theirs, 2 * PATIENCE))
+                await cluster.taken_over(primary)
+                await lost
             await go_on(servers, await neighbour_of(there), await neighbour_of(elsewhere))
             await crowd.live(0.4)
             await crowd.settle(servers[0])
@@ -126,14 +120,13 @@ async def test_f10_a_primary_that_slept_and_was_replaced_wakes_up(start_cluster:
             await crowd.live(0.6)
             primary = await cluster.owner(slot_of(there))
             await cluster.caught_up(primary)
-            living = asyncio.create_task(crowd.live(5))
-            await asyncio.sleep(0.3)
-            primary.pause()
-            assert await cluster.taken_over(primary) is not primary, "the fault happened"
-            await go_on(servers, await neighbour_of(there))
-            primary.resume()
-            await cluster.settled()
-            await living
+            async with at_work(crowd):
+                await asyncio.sleep(0.3)
+                primary.pause()
+                assert await cluster.taken_over(primary) is not primary, "the fault happened"
+                await go_on(servers, await neighbour_of(there))
+                primary.resume()
+                await cluster.settled()
             await go_on(servers, await neighbour_of(there))
             await crowd.settle(servers[0])
             await all_sound(cluster)
@@ -158,7 +151,7 @@ async def test_f10_two_processes_on_a_cluster_whose_primaries_die_in_turn(
                 marks = [len(writer.accepted) for writer in writers]
                 await until(
                     lambda marks=marks: all(len(w.accepted) > mark + 2 for w, mark in zip(writers, marks, strict=True)),
-                    10,
+                    PATIENCE,
                 )
                 await primary.start()
                 await cluster.settled()

@@ -13,7 +13,17 @@ from plugins.cache.redis_settings import ScriptSettings
 from sidecar.errors import Unavailable
 from tests.device import Device, doc
 from tests.faults.careful import SEED, Crowd
-from tests.faults.clusters import all_sound, go_on, neighbour_of, serves, sidecars, slot_of, someone_on
+from tests.faults.clusters import (
+    PATIENCE,
+    all_sound,
+    at_work,
+    go_on,
+    neighbour_of,
+    serves,
+    sidecars,
+    slot_of,
+    someone_on,
+)
 from tests.faults.world import AT_ONCE, get
 from tests.integration.world import of_chat, until
 from tests.services.fixtures import StartCluster
@@ -40,25 +50,24 @@ async def test_f2_a_node_that_is_gone_takes_nobody_elsewhere_with_it(
         Crowd([theirs, people[0]], 2, *(each.url for each in servers), seed=SEED) as crowd,
     ):
         neighbours = [await neighbour_of(person) for person in people]
-        devices = [await Device(servers[at].url, name).open() for at, name in enumerate(neighbours)]
-        living = asyncio.create_task(crowd.live(12))
-        await asyncio.sleep(0.5)
-        lost.kill()
-        await asyncio.sleep(1.5)
-        assert not await serves(servers[0], await neighbour_of(theirs)), "the fault happened"
-        for turn in range(4):  # longer than a lease of the outbox lasts
-            for device in devices:
-                await until(lambda device=device, turn=turn: _said(device, f"c{turn}"), 10)
+        devices = [await Device(servers[at].url, name, wait=PATIENCE).open() for at, name in enumerate(neighbours)]
+        async with at_work(crowd):
+            await asyncio.sleep(0.5)
+            lost.kill()
             await asyncio.sleep(1.5)
-        elsewhere = [name for number in range(30) if slot_of(name := f"m{number}") not in slots]
-        assert len(elsewhere) > 10
-        for server in servers:
-            assert all([await serves(server, name) for name in elsewhere]), "nobody needs two nodes"
-            assert (await get(server, "/readyz"))[0] == 200, "what can still work works"
-        await lost.start()
-        await cluster.settled()
-        await go_on(servers, await neighbour_of(theirs), *neighbours)
-        await living
+            assert not await serves(servers[0], await neighbour_of(theirs)), "the fault happened"
+            for turn in range(4):  # longer than a lease of the outbox lasts
+                for device in devices:
+                    await until(lambda device=device, turn=turn: _said(device, f"c{turn}"), PATIENCE)
+                await asyncio.sleep(1.5)
+            elsewhere = [name for number in range(30) if slot_of(name := f"m{number}") not in slots]
+            assert len(elsewhere) > 10
+            for server in servers:
+                assert all([await serves(server, name) for name in elsewhere]), "nobody needs two nodes"
+                assert (await get(server, "/readyz"))[0] == 200, "what can still work works"
+            await lost.start()
+            await cluster.settled()
+            await go_on(servers, await neighbour_of(theirs), *neighbours)
         await crowd.settle(servers[0])
         await all_sound(cluster)
         assert 1013 not in crowd.closes
@@ -98,7 +107,7 @@ async def test_all_nodes_come_back_under_other_addresses(start_cluster: StartClu
         assert not await all_answer(), "the fault happened"
         after = await start_cluster()
         door.target = after.nodes[0].address
-        await until(all_answer, 10)
+        await until(all_answer, PATIENCE)
         assert link.trouble == ""
         here = {f"{node.host}:{node.port}" for node in after.nodes}
         assert {name.partition(" ")[0] for name in link.health} <= here, "nothing is left of those that have gone"

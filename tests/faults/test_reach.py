@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from plugins.cache.redis_layout import Keys
+from plugins.cache.redis_link import Link
+from plugins.cache.redis_settings import ScriptSettings
 from sidecar.changes import Accepted, ChatInCache, PutDraft
 from sidecar.errors import StartRefused, Unavailable
 from sidecar.testing.cache_writer import Writer, sealed
@@ -268,3 +271,38 @@ async def test_f3_every_call_ends_at_its_own_deadline(start_redis: StartRedis, t
         server.resume()
         assert max(took) < 1.8, "the second pipeline's deadline would be at two seconds"
         await _until_it_works(alice)
+
+
+async def test_a_connection_that_nobody_needs_any_more_tells_of_no_trouble(redis_server: RedisServer) -> None:
+    """`/readyz` tells how the server fares, and not how a connection fared that only a busy hour needed."""
+    keys = Keys("sidecar", 1)
+    packed = ScriptSettings(keys, "process").packed(0)
+    async with (
+        RedisProxy(redis_server.address) as proxy,
+        Link(proxy.url, cluster=False, timeout=2, pool=3) as link,
+    ):
+
+        async def ask(after: float) -> None:
+            await asyncio.sleep(after)
+            await link.run("visits", (keys.visits(0),), packed, 1)
+
+        proxy.slow(0.05)
+        await asyncio.gather(ask(0), ask(0.02))
+        assert len(link.health) == 2, "while one was under way another was made"
+        proxy.black_hole()
+        told = await asyncio.gather(ask(0), ask(0.02), return_exceptions=True)
+        assert all(isinstance(each, Unavailable) for each in told), "the fault happened"
+        await until(lambda: all(each.trouble for each in link.health.values()))
+        assert link.trouble
+        proxy.clear()
+
+        async def works() -> bool:
+            try:
+                await ask(0)
+            except Unavailable:
+                return False
+            return True
+
+        await until(works)
+        assert any(each.trouble for each in link.health.values()), "one of them was not needed again"
+        assert link.trouble == ""

@@ -12,7 +12,6 @@ from tests.faults.people import Writer
 from tests.faults.test_killed import told
 from tests.integration.world import chats_of, until
 from tests.services.vault.vault import AppRole, Vault
-from tests.services.vault.vault_server import VaultServer
 
 ROOT = Path(__file__).parent.parent.parent
 POLICY = (ROOT / "config" / "vault" / "policy.hcl").read_text()
@@ -47,6 +46,7 @@ async def opens_everywhere(hosts: Hosts, writers: Sequence[Writer], **sections: 
     async with hosts(1, **sections) as (fresh,):
         for writer in writers:
             writer.urls = [fresh.url]
+        await until(hosts.delivered, 30)
         await told(writers)
         assert await fresh.metric("sidecar_undecryptable_total") == 0
         fresh.spotless()
@@ -78,6 +78,7 @@ async def goes_on(writers: Sequence[Writer], seconds: float = 30, more: int = 3)
     await until(lambda: all(len(w.accepted) >= mark + more for w, mark in zip(writers, marks, strict=True)), seconds)
 
 
-async def serves(vault: VaultServer) -> None:
-    """It does, by its own word."""
-    assert not await vault.sealed()
+async def kept_waiting(writers: Sequence[Writer], seconds: float = 20) -> None:
+    """Returns when each of them was told to send something again, and did: the fault happened."""
+    marks = [writer.repeated for writer in writers]
+    await until(lambda: all(w.repeated > mark for w, mark in zip(writers, marks, strict=True)), seconds)

@@ -40,11 +40,11 @@ async def test_it_makes_what_is_missing_and_then_the_sidecar_starts(tmp_path: Pa
         async with serving(config):
             pass
     [made] = await bootstrap(config, dry_run=False)
-    assert (made.plugin, made.steps, made.error) == ("making", ("folder one", "folder two"), None)
+    assert (made.plugin, made.steps, made.error) == ("making", ["folder one", "folder two"], None)
     async with serving(config):
         pass
     [again] = await bootstrap(config, dry_run=False)
-    assert again.steps == (), "what is there stays as it is"
+    assert again.steps == [], "what is there stays as it is"
 
 
 def test_a_dry_run_prints_the_plan_and_makes_nothing(tmp_path: Path) -> None:
@@ -57,6 +57,14 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(tmp_path: Path) -> None:
     assert (status, json.loads(shown)) == (0, {"ok": True, "dry_run": False, "plugins": plugins})
     assert (tmp_path / "made" / "two").is_dir()
     assert run(config) == (0, "nothing is missing\n", "")
+
+
+def test_what_two_plugins_need_stands_in_the_plan_once(tmp_path: Path) -> None:
+    both = [making(tmp_path / "made"), {**making(tmp_path / "made", names=["two", "three"]), "name": "other"}]
+    config = configure(tmp_path, plugins=both)
+    planned = run(config, "--dry-run")
+    assert planned == (0, "making: folder one\nmaking: folder two\nother: folder three\n", "")
+    assert run(config) == planned
 
 
 def test_plugins_that_need_nothing_are_not_asked(tmp_path: Path) -> None:
@@ -103,7 +111,7 @@ async def test_one_that_is_under_way_is_waited_for_and_then_named(tmp_path: Path
     [made] = await first
     assert len(made.steps) == 2
     [again] = await bootstrap(config, dry_run=False, patience=0.2)
-    assert again.steps == (), "its place was given back"
+    assert again.steps == [], "its place was given back"
 
 
 async def test_without_its_cache_nothing_is_begun(tmp_path: Path) -> None:

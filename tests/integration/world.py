@@ -66,9 +66,12 @@ async def _due(server: Server) -> int:
     if isinstance(chats, MemoryChats):
         return len(chats._state.dues._marks)
     redis = cast("RedisChats", chats)
+    due = [redis._keys.key(shard, "due") for shard in range(redis._keys.shards)]
+    if (nodes := redis._link._nodes) is not None:
+        return sum([await nodes._cluster.zcard(key) for key in due])
     [client] = await redis._link.clients()
     async with client:
-        return sum([await client.zcard(redis._keys.key(shard, "due")) for shard in range(redis._keys.shards)])
+        return sum([await client.zcard(key) for key in due])
 
 
 def shard_of(server: Server, device: Device) -> str:
