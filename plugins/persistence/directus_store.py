@@ -39,6 +39,10 @@ from sidecar import (
 )
 
 _NEWEST_FIRST = ["-sequence", "-id"]
+_KEYS = 250
+"""Rows that are read by one call."""
+_KEYS_AT_ONCE = 20_000
+"""Keys that are read by one call, two or three megabytes."""
 _AT_ONCE = 20
 """Chats whose newest messages are read by one call."""
 
@@ -54,8 +58,8 @@ class DirectusStore(Store):
         self._writes = writes
         self._changes = changes
         self._damage = damage
-        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=link.most_read)
-        self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=link.most_read)
+        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
+        self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=_KEYS)
         self._newest: Batcher[tuple[str, int], Newest] = Batcher(self._read_newest, most=_AT_ONCE)
 
     # -- chats ---------------------------------------------------------------------------------------------------------
@@ -131,6 +135,9 @@ class DirectusStore(Store):
 
     async def _by_key(self, name: str, fields: Sequence[str], keys: Sequence[str]) -> Sequence[Row | Exception | None]:
         wanted = list(dict.fromkeys(keys))
+        if len(wanted) > self._link.most_read:
+            half = len(keys) // 2
+            return [*await self._by_key(name, fields, keys[:half]), *await self._by_key(name, fields, keys[half:])]
         try:
             rows = await self._link.search(
                 name, filter={"id": {"_in": wanted}}, fields=list(fields), limit=max(1, len(wanted))
@@ -152,10 +159,14 @@ class DirectusStore(Store):
         self, user: UserHash, chat_id: ChatId, before: MessageId | None, limit: int
     ) -> Page[MessageInDB]:
         limit = max(limit, 0)
-        if before is None:
+        rows: Sequence[Row]
+        mine = {"chat_id": {"_eq": chat_key(user, chat_id)}}
+        if before is None and limit < self._link.most_read:
             rows, total = await self._newest.ask((chat_key(user, chat_id), limit + 1))
+        elif before is None:
+            total = await self._link.count(self._link.names.messages, mine)
+            rows = await self._older(mine, None, "", limit + 1)
         else:
-            mine = {"chat_id": {"_eq": chat_key(user, chat_id)}}
             key = message_key(user, chat_id, before)
             place = await self._found.ask(key)
             total = await self._link.count(self._link.names.messages, mine)
@@ -164,12 +175,13 @@ class DirectusStore(Store):
             rows = await self._older(mine, place, key, limit + 1)
         return Page(self._of_chat(rows[:limit], user, chat_id), len(rows) > limit, total)
 
-    async def _older(self, mine: Mapping[str, Any], place: Row, key: str, wanted: int) -> Sequence[Row]:
-        sequence = place.get("sequence")
+    async def _older(self, mine: Mapping[str, Any], place: Row | None, key: str, wanted: int) -> Sequence[Row]:
+        """Behind this row; None: from the newest on."""
+        sequence = place.get("sequence") if place is not None else None
         name = self._link.names.messages
         rows: Sequence[Row] = []
         last = ""
-        if isinstance(sequence, int):
+        if place is None or isinstance(sequence, int):
             rows = await self._behind(name, mine, "sequence", _NEWEST_FIRST, (sequence, key), wanted)
         else:
             last = key
@@ -184,8 +196,9 @@ class DirectusStore(Store):
         """One call for the messages of all these chats, and one that counts them."""
         keys = list(dict.fromkeys(key for key, _ in questions))
         most = max(wanted for _, wanted in questions)
-        if self._link.limited:
-            most = min(most, self._link.most_read)
+        if len(keys) > self._link.most_read:
+            half = len(questions) // 2
+            return [*await self._read_newest(questions[:half]), *await self._read_newest(questions[half:])]
         names = self._link.names
         condition = {"id": {"_in": keys}}
         try:
@@ -234,12 +247,13 @@ class DirectusStore(Store):
     # -- everything, devices, changes ----------------------------------------------------------------------------------
 
     async def everything(self) -> AsyncIterator[ChatInDB]:
-        """By the first two digits of the keys: in each part the keys first, so that nothing is passed over while others write."""
+        """The keys first, so that nothing is passed over while others write; many of them by their first two digits."""
         name = self._link.names.chats
-        for number in range(256):
-            part = {"id": {"_starts_with": f"{number:02x}"}}
+        total = await self._link.count(name, {"id": {"_nnull": True}})
+        for start in [f"{number:02x}" for number in range(256)] if total > _KEYS_AT_ONCE else [""]:
+            part = {"id": {"_starts_with": start}} if start else {"id": {"_nnull": True}}
             keys = [str(row["id"]) for row in await self._link.every(name, filter=part, fields=["id"], sort=["id"])]
-            keys = [key for key in dict.fromkeys(keys) if key.startswith(f"{number:02x}")]  # LIKE may ignore case
+            keys = [key for key in dict.fromkeys(keys) if key.startswith(start)]  # LIKE may ignore case
             for at in range(0, len(keys), 100):
                 for row in await _all([self._chats.ask(key) for key in keys[at : at + 100]]):
                     chat = chat_of(row, self._damage) if row is not None else None
