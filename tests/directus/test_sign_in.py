@@ -128,6 +128,7 @@ async def test_t6_a_share_token_signs_nobody_in(serve: Serve, directus: Directus
     assert (await directus.attempt("GET", "/users/me", token=token))[0] == 200
     async with serve(auth=section(directus)) as server:
         assert "share token" in await refused(server, token)
+    await directus.ask("DELETE", "/collections/shared_things")
 
 
 async def test_who_must_enrol_a_second_factor_first_is_refused(serve: Serve, directus: DirectusServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from plugins.directus.schema import Names, collections, permissions, relations
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.directus.conftest import SERVICE_TOKEN
-from tests.directus.people import human
+from tests.directus.people import collections_gone_after, human
 from tests.directus.test_sign_in import hears, refused
 from tests.integration.world import AT_ONCE, key_count, say, settled, until
 from tests.services.directus.server import ADMIN_TOKEN, DirectusServer
@@ -26,12 +26,13 @@ NAMES = Names(chats="whole_chats", messages="whole_messages", devices="whole_dev
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def whole(directus: DirectusServer) -> DirectusServer:
+async def whole(directus: DirectusServer) -> AsyncIterator[DirectusServer]:
     """The shared Directus, with collections of this module's own."""
     options = DirectusOptions.model_validate({"url": directus.url, "token": SERVICE_TOKEN})
     needed = Needed(collections(NAMES), relations(NAMES), [*permissions(NAMES), *READ_PEOPLE])
     await bootstrap(options, needed, dry_run=False, environment={"DIRECTUS_ADMIN_TOKEN": ADMIN_TOKEN})
-    return directus
+    async with collections_gone_after(directus, NAMES.messages, NAMES.chats, NAMES.devices):
+        yield directus
 
 
 def sections(server: DirectusServer) -> dict[str, Any]:
@@ -50,7 +51,7 @@ async def rows(server: DirectusServer, user: str) -> dict[str, int]:
 
 @pytest.mark.caches("memory", "redis")
 async def test_t47_deleting_a_person_in_directus_erases_everything_of_that_person_here(
-    serve: Serve, whole: DirectusServer, tmp_path: Path
+    serve: Serve, whole: DirectusServer
 ) -> None:
     anna, bert = await human(whole, "Anna"), await human(whole, "Bert")
     async with serve(**sections(whole)) as server:
