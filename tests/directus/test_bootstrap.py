@@ -71,7 +71,8 @@ async def test_it_makes_everything_and_then_nothing(start_directus: StartDirectu
         assert found["meta"]["accountability"] is None, "T48: no copy of a ciphertext goes into revisions"
         fields = {each["field"]: each for each in await server.ask("GET", f"/fields/{collection.name}")}
         for each in collection.fields:
-            assert fields[each.name]["type"] == each.type
+            found_type = fields[each.name]["type"]
+            assert found_type == each.type or (each.type, found_type) == ("uuid", "string"), "SQLite knows no UUID"
             if each.indexed:
                 assert fields[each.name]["schema"]["is_indexed"], each.name
             if each.unique:
