@@ -21,11 +21,13 @@ from bench.seeding import client_chat_id, seed
 from bench.served import ours
 from bench.table import Row
 
-_PERSON = "reader"
+PERSON = "reader"
 
 
 @dataclass(slots=True)
-class _Syncs:
+class Syncs:
+    """The figures of several syncs, a value for each."""
+
     first: list[float] = field(default_factory=list)
     """Seconds from the question until the first frame was there, which has a chat with its messages."""
     total: list[float] = field(default_factory=list)
@@ -36,8 +38,9 @@ class _Syncs:
     """Bytes of all frames."""
 
 
-async def _sync(url: str, chats: int, syncs: _Syncs) -> None:
-    link = await signed_in(url, _PERSON)
+async def sync(url: str, chats: int, syncs: Syncs) -> None:
+    """One sync of that person, whole, with its times."""
+    link = await signed_in(url, PERSON)
     arrived: list[tuple[float, bytes]] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -74,11 +77,11 @@ async def _sync(url: str, chats: int, syncs: _Syncs) -> None:
 async def measure(plan: Plan, folder: Path, cores: Cores) -> list[Row]:
     """The rows of (c)."""
     home = folder / "c"
-    await seed(home / "data", _PERSON, plan.sync_chats, plan.sync_messages, drafts=True)
-    syncs = _Syncs()
+    await seed(home / "data", PERSON, plan.sync_chats, plan.sync_messages, drafts=True)
+    syncs = Syncs()
     for _ in range(plan.syncs):
         with ours(home, cores.server) as served:  # a start for each: the cache is cold
-            await _sync(served.url, plan.sync_chats, syncs)
+            await sync(served.url, plan.sync_chats, syncs)
     who = f"first sync of {plan.sync_chats} chats of {plan.sync_messages} messages"
     goals = plan.goals
     first, largest = spread(syncs.first), spread(syncs.largest)

@@ -34,6 +34,11 @@ class Goals:
     """(f) The same with the two devices on two processes."""
     back: float = 30.0
     """(h) Seconds until the last socket is back, at most."""
+    over_raw_vault: float = 0.7
+    """(j) Chats begun per second over entries that a bare loop makes in the same Vault, at least; at so many people: """
+    over_raw_vault_at: int = 32
+    over_local: float = 0.95
+    """(j) Drafts per second with the key in memory, over those with encryption.local, at least."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import orjson
 
@@ -21,15 +22,22 @@ _AT_ONCE = 500
 _TEXTS = ("short", "emoji_nodes", "emoji", "mentions", "code", "lists")
 
 
+class Keys(Protocol):
+    """A plugin that fills the slot `encryption`."""
+
+    async def provide_encryption(self) -> Cipher: ...
+
+
 def client_chat_id(number: int) -> str:
     """The client's id of the n-th chat; 0 is the one changed last."""
     return f"seeded-{number}"
 
 
-async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: bool) -> None:
+async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: bool, keys: Keys | None = None) -> None:
     """Gives the dev user `name` so many chats with so many messages each; every chat with a title and, if wanted, a 2 KB draft.
 
-    The sidecar must not run on `data_dir`, which is made if need be.
+    The sidecar must not run on `data_dir`, which is made if need be. `keys`: an entered plugin that has the keys; without it
+    they are in the key file there.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     surroundings = Surroundings(data_dir=data_dir, host="127.0.0.1")
@@ -37,9 +45,10 @@ async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: 
     texts = [orjson.dumps(example(text)) for text in _TEXTS]
     draft = orjson.dumps(example("draft_2kb")) if drafts else None
     async with AsyncExitStack() as stack:
-        local = await stack.enter_async_context(Local(Local.Options(), surroundings))
+        if keys is None:
+            keys = await stack.enter_async_context(Local(Local.Options(), surroundings))
         store = await stack.enter_async_context(Sqlite(Sqlite.Options(), surroundings))
-        cipher = await local.provide_encryption()
+        cipher = await keys.provide_encryption()
         for start in range(0, chats, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, chats))
             made = await asyncio.gather(

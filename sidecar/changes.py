@@ -80,11 +80,16 @@ class ChatInCache:
     message_bytes: int = 0
     """What `messages` weigh."""
 
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> ChatInCache:
+        """A record of all its fields, which it keeps; in one piece: several times as fast as filling it one by one."""
+        record = object.__new__(ChatInCache)
+        object.__setattr__(record, "__dict__", fields)
+        return record
+
     def having(self, **changes: Any) -> ChatInCache:
         """A copy with these fields changed."""
-        copy = object.__new__(ChatInCache)
-        object.__setattr__(copy, "__dict__", self.__dict__ | changes)  # in one piece: twice as fast as filling it
-        return copy
+        return ChatInCache.of(self.__dict__ | changes)
 
     def with_messages(self, messages: Iterable[MessageInCache], kept: int, older: bool | None = None) -> ChatInCache:
         """A copy with these messages in their order, the oldest delivered ones over `kept` left to the store."""

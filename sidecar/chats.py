@@ -35,11 +35,19 @@ class Loaded:
 
 
 async def load(
-    parts: Parts, user: UserHash, ids: Sequence[ChatId], *, use: bool = False, trust_new: bool = False
+    parts: Parts,
+    user: UserHash,
+    ids: Sequence[ChatId],
+    *,
+    use: bool = False,
+    trust_new: bool = False,
+    begins: bool = False,
 ) -> Loaded:
     """These chats, brought into the cache with their newest messages.
 
     `trust_new`: the chat is new as far as can be told (see `key_of`), which has to do while the store cannot be asked.
+    `begins`: the caller begins the key of a chat that nobody knows, or just has; that tells whether it was destroyed, and is not
+    asked here too.
     Raises `Unavailable` when cache or store cannot be asked.
     """
     cache = parts.cache.chats
@@ -57,7 +65,8 @@ async def load(
             raise
         rows, pages = {}, []
     newest = dict(zip(rows, pages, strict=True))
-    marked = await _marked(parts, user, wanted, cached)
+    doubtful = [chat_id for chat_id in wanted if chat_id in rows or chat_id in cached] if begins else wanted
+    marked = await _marked(parts, user, doubtful, cached)
     fills: list[ChatInCache | Deleted] = []
     for chat_id in wanted:
         record = cached.get(chat_id)
@@ -159,7 +168,7 @@ async def commit(
         outcome = await parts.cache.chats.commit(change)
         if not isinstance(outcome, Unmerged):
             return outcome
-        loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new)
+        loaded = await load(parts, change.user, [change.chat_id], trust_new=trust_new, begins=trust_new)
         found = loaded.chats.get(change.chat_id)
         what = await again(found) if again is not None else change.what
         # Proof that nobody knows the chat, and only that: one that was found may have been kept out of the cache since,
@@ -174,13 +183,14 @@ async def key_of(
     """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows.
 
     `trust_new`: the client says that the chat is new, which is believed while the store cannot be asked, unless it has a
-    key: a frame that is sent again says so too, of a chat that was stored meanwhile.
+    key: a frame that is sent again says so too, of a chat that was stored meanwhile. Where the answer is None, the caller
+    begins the key, and hears then whether it was destroyed.
     """
     key = parts.references.get(user, chat_id)
     if key is not None:
         return key
     try:
-        found = (await load(parts, user, [chat_id], use=True)).chats.get(chat_id)
+        found = (await load(parts, user, [chat_id], use=True, begins=trust_new)).chats.get(chat_id)
     except Unavailable:
         if not trust_new or await parts.cipher.begun(user, chat_id):
             raise

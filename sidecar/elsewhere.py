@@ -92,8 +92,8 @@ async def _edited_draft(parts: Parts, row: ChatInDB, before: ChatInCache | None)
     if before is None:
         return None
     dirty = before.version > before.stored_version
-    if dirty and row.version < before.version:
-        return None  # it is written over the row in due time
+    if dirty and (row.version < before.version or (row.version, row.draft_op) == (before.version, before.draft_op)):
+        return None  # it is written over the row in due time, or just was
     if not dirty and (row.version, row.draft_op, row.draft) == (before.version, before.draft_op, before.draft):
         return None
     if not dirty and row.version > before.version:
@@ -116,7 +116,8 @@ async def _edited_title(parts: Parts, row: ChatInDB, before: ChatInCache | None)
     if before is None:
         return None
     dirty = before.title_version > before.stored_title_version
-    if dirty and row.title_version < before.title_version:
+    ours = (before.title_version, before.title_op)
+    if dirty and (row.title_version < before.title_version or (row.title_version, row.title_op) == ours):
         return None
     if not dirty and (row.title_version, row.title_op, row.title) == (
         before.title_version,

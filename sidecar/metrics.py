@@ -65,6 +65,7 @@ class Metrics:
             registry=registry,
         )
         self.keys = Gauge("sidecar_key_cache", "Key cache so far, by result.", ["result"], registry=registry)
+        self.keys_held = Gauge("sidecar_key_cache_keys", "Keys in memory.", registry=registry)
         self.blocked = Gauge(
             "sidecar_loop_blocked_seconds", "How long the event loop has not answered.", registry=registry
         )

@@ -47,6 +47,11 @@ _READ_AT_ONCE = 50
 """Chats that one script reads, so that no other waits long for its turn."""
 
 
+def _random() -> bytes:
+    """Eight hex digits: scripts draw no random numbers."""
+    return os.urandom(4).hex().encode()
+
+
 class RedisChats(Chats):
     """Chats in Redis."""
 
@@ -71,7 +76,7 @@ class RedisChats(Chats):
 
     def _head(self, user: UserHash) -> tuple[bytes, bytes, bytes]:
         """What every script of a person begins with."""
-        return self._settings.packed(self._keys.shard_of(user)), user.encode(), os.urandom(4).hex().encode()
+        return self._settings.packed(self._keys.shard_of(user)), user.encode(), _random()
 
     async def commit(self, change: Change) -> Outcome:
         user = change.user
@@ -79,8 +84,13 @@ class RedisChats(Chats):
         tag = f"{crc32(operation.encode()):08x}" if operation is not None else os.urandom(4).hex()
         kind, what, first, second = asked(change, tag)
         name = COMMITS[kind]
-        keys = self._keys.person(user) if name in ALONE else self._keys.person_and_outbox(user)
-        answer = await self._link.run(name, keys, *self._head(user), what, first, second, lane="changes")
+        alone = name in ALONE
+        keys = self._keys.person(user) if alone else self._keys.person_and_outbox(user)
+        # Changes of several shards may come together only if all of them come with the same settings.
+        settings = self._settings.packed(None if alone else self._keys.shard_of(user))
+        answer = await self._link.run(
+            name, keys, settings, user.encode(), _random(), what, first, second, lane="changes"
+        )
         outcome, step = outcome_of(change, tag, answer)
         if step is not None:
             self._tails.add(user, step)

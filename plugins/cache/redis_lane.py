@@ -1,34 +1,28 @@
 """One connection to one server, on which calls that wait at the same moment leave together (one pipeline, one round trip).
 
-redis-py's own pipeline does the same for four times the processor time, most of it spent before and after the calls; this
-uses its connection, which keeps the handshake, TLS, the parser and the errors.
+redis-py's own pipeline does the same for several times the processor time, most of it spent before and after the calls. While all
+is well there is no task here: a pipeline leaves in a callback, and its answers are given out where they come in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import (
-    AskError,
-    BusyLoadingError,
-    MovedError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
+from redis.exceptions import BusyLoadingError, RedisError
 
+from plugins.cache.redis_calls import Call, Replica, answers_of, commands_of, crossed, packed, take
 from plugins.cache.redis_deadlines import Deadlines
-from plugins.cache.redis_layout import Script
-from plugins.cache.redis_refusals import reason_of, refusal
-from sidecar import Batcher, Unavailable
+from plugins.cache.redis_refusals import reason_of
+from plugins.cache.redis_tasks import end
+from plugins.cache.redis_wire import Wire
+from sidecar import Unavailable
 
 _MOST = 256
 """Calls of one pipeline."""
@@ -36,27 +30,6 @@ _WAITING = 10_000
 """Calls that may wait; one more is refused at once."""
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
-
-Redirect = MovedError | AskError | TryAgainError
-
-
-@dataclass(slots=True)
-class Call:
-    """One script to be run. Every script can be run again: a lost answer is asked for a second time."""
-
-    script: Script
-    keys: tuple[bytes, ...]
-    arguments: tuple[bytes | int, ...]
-    deadline: float
-    asking: bool = False
-    """It follows an ASK: the server answers for a slot that is on its way to it."""
-
-    def packed(self, *, whole: bool) -> bytes:
-        """As it stands on the wire: by the script's hash, or with the script itself where the server does not know it."""
-        script = self.script
-        name, what = (b"EVAL", script.text) if whole else (b"EVALSHA", script.sha)
-        command: bytes = hiredis.pack_command((name, what, len(self.keys), *self.keys, *self.arguments))  # type: ignore[arg-type]  # its stubs take one item for all
-        return hiredis.pack_command((b"ASKING",)) + command if self.asking else command
 
 
 @dataclass(slots=True)
@@ -81,69 +54,242 @@ class Lane:
     refused at once, so that nobody waits for a time-out in a row.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[AbstractConnection]], timeout: float) -> None:
-        """`connect` makes an open connection; `timeout` in seconds bounds one attempt to connect and one pipeline. A call ends at
-        its own deadline, wherever it is by then."""
+    def __init__(self, connect: Callable[[], Awaitable[Wire]], timeout: float, *, apart: bool = False) -> None:
+        """`connect` opens a connection; `timeout` in seconds bounds one attempt to connect and one pipeline. A call ends at
+        its own deadline, wherever it is by then. `apart`: the server wants the keys of a command in one slot, as a node of a
+        cluster does; of others this is found out."""
         self._connect = connect
         self._timeout = timeout
-        self._connection: AbstractConnection | None = None
-        self._batcher: Batcher[Call, Any] = Batcher(self._send, most=_MOST)
+        self._apart = apart
+        self._wire: Wire | None = None
+        self._waiting: deque[tuple[Call, asyncio.Future[Any]]] = deque()
+        self._calls: Sequence[Call] = ()
+        self._futures: Sequence[asyncio.Future[Any]] = ()
+        self._commands: Sequence[Sequence[int]] = ()
+        self._at_work = False
+        """A pipeline is under way, or about to leave."""
+        self._helper: asyncio.Task[None] | None = None
+        """Works on a pipeline that needs more than to be sent and answered."""
         self._deadlines = Deadlines()
         self._failures = 0
         """Pipelines in a row that broke."""
         self._pauses = 0
         self._not_before = 0.0
         self._closed = False
-        self.busy = False
-        """Whether a pipeline is under way."""
         self.health = Health()
 
     def __call__(self, call: Call) -> asyncio.Future[Any]:
         """The script's answer, or a redirection as a value: await it. Raises `Unavailable`."""
         if self._closed:
             raise Unavailable("cache", "it is closed")
-        if self._batcher.unanswered >= _WAITING:
+        if len(self._waiting) + len(self._calls) >= _WAITING:
             raise Unavailable("cache", "too many calls are waiting for Redis", retry_after=0.5)
-        answer = self._batcher.ask(call)
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((call, answer))
         self._deadlines.add(call.deadline, answer)
+        if not self._at_work:
+            self._at_work = True
+            loop.call_soon(self._leave)  # with all that are made in this turn of the loop
         return answer
+
+    @property
+    def busy(self) -> bool:
+        """Whether a pipeline is under way."""
+        return bool(self._calls)
 
     @property
     def waiting(self) -> int:
         """Calls that were not answered yet."""
-        return self._batcher.unanswered
+        return len(self._waiting) + len(self._calls)
 
     async def close(self) -> None:
         """Nothing is sent any more; who still waits is told so."""
         self._closed = True
         self._deadlines.close()
-        await self._drop()
+        self._drop()
+        for answer in (*self._futures, *(answer for _, answer in self._waiting)):
+            if not answer.done():
+                answer.set_exception(Unavailable("cache", "it is closed"))
+        self._waiting.clear()
+        if self._helper is not None:
+            await end(self._helper)
 
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+    def _drop(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
-    async def _open(self) -> AbstractConnection:
-        connection = self._connection
-        if connection is not None and connection.is_connected:
-            return connection
-        if self._closed:
-            raise Unavailable("cache", "it is closed")
+    # -- while all is well ---------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """The next pipeline."""
+        calls: list[Call] = []
+        futures: list[asyncio.Future[Any]] = []
+        now = asyncio.get_running_loop().time()
+        while self._waiting and len(calls) < _MOST:
+            call, answer = self._waiting.popleft()
+            # Neither a cancelled call nor one whose time is over leaves any more: the deadlines see to the latter.
+            if not answer.done() and call.deadline > now:
+                calls.append(call)
+                futures.append(answer)
+        self._calls, self._futures = calls, futures
+        if not calls:
+            self._at_work = bool(self._waiting)
+            if self._at_work:
+                asyncio.get_running_loop().call_soon(self._leave)
+            return
+        health = self.health
+        health.batches += 1
+        health.calls += len(calls)
+        health.largest = max(health.largest, len(calls))
+        wire = self._wire
+        if wire is None or wire.lost:
+            self._help([None] * len(calls), None)
+            return
+        commands = self._commands = commands_of(calls, range(len(calls)), apart=self._apart)
+        pipeline = b"".join([packed(calls, command, whole=False) for command in commands])
+        wire.send(pipeline, answers_of(calls, commands), self._timeout, self._came)
+
+    def _came(self, error: Exception | None) -> None:
+        answers: list[Any] = [None] * len(self._calls)
+        again = False
+        wire = self._wire
+        if wire is not None:
+            try:
+                again = self._take(self._calls, self._commands, wire.answers, answers)
+            except (RedisError, ValueError) as found:
+                error = error or found
+        if error is not None or again:
+            self._help(answers, error)
+        else:
+            self._settle(answers)
+
+    def _take(
+        self, calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequence[Any], answers: list[Any]
+    ) -> bool:
+        again = take(calls, commands, came, answers)
+        if again and any(map(crossed, commands, came)):
+            self._apart = True  # a cluster behind a proxy: it looks like one server, and has slots
+        return again
+
+    def _settle(self, answers: Sequence[Any]) -> None:
+        """These are the answers of the pipeline that was under way; the next one leaves."""
+        futures, self._futures, self._calls = self._futures, (), ()
+        self.health.trouble = ""
+        self.health.at = asyncio.get_running_loop().time()
+        self._failures = self._pauses = 0  # not before: who lets us in and answers nothing would be stormed
+        self._give(futures, answers)
+        self._go_on()
+
+    def _give(self, futures: Sequence[asyncio.Future[Any]], answers: Sequence[Any]) -> None:
+        for answer, told in zip(futures, answers, strict=True):
+            if answer.done():
+                continue
+            if isinstance(told, Exception):
+                answer.set_exception(told)
+                if isinstance(told, Replica):
+                    self._drop()  # the address leads to a replica: it may lead elsewhere by now
+            else:
+                answer.set_result(told)
+
+    def _go_on(self) -> None:
+        if self._waiting and not self._closed:
+            asyncio.get_running_loop().call_soon(self._leave)  # with those whom these answers lead to ask on
+        else:
+            self._at_work = False
+
+    # -- otherwise -----------------------------------------------------------------------------------------------------
+
+    def _help(self, answers: list[Any], error: Exception | None) -> None:
+        # An empty context: the task serves many callers, and the first one's context (its log fields) is not theirs.
+        self._helper = asyncio.get_running_loop().create_task(
+            self._send_on(self._calls, answers, error), context=contextvars.Context()
+        )
+        self._helper.add_done_callback(self._helped)
+
+    def _helped(self, task: asyncio.Task[None]) -> None:
+        futures, self._futures, self._calls = self._futures, (), ()
+        self._helper = None
+        self.health.at = asyncio.get_running_loop().time()
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or error is not None:
+            self._drop()  # the answers of this pipeline are still to come, and belong to nobody
+        for answer in futures:
+            if answer.done():
+                continue
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.cancel()
+        self._go_on()
+
+    async def _send_on(self, calls: Sequence[Call], answers: list[Any], error: Exception | None) -> None:
+        """Sends what has no answer yet. `error` is what happened when it was sent before."""
+        fresh = False
+        for attempt in range(2):
+            left = [place for place, answer in enumerate(answers) if answer is None]
+            if not left:
+                break
+            try:
+                if error is not None:
+                    raise error
+                fresh = self._wire is None
+                await self._exchange(await self._open(), calls, left, answers)
+                self.health.trouble = ""
+                self._failures = self._pauses = 0
+                break
+            except Unavailable as refused:
+                self.health.trouble = refused.reason
+                _fail(answers, refused)
+            except (TimeoutError, RedisError, OSError, ValueError) as broken:
+                # Whatever was answered before the connection broke is kept; the rest is asked for once more, unless it
+                # was a new connection, or slow: a server that does not answer is not asked twice.
+                error = None
+                self.health.trouble = reason_of(broken)
+                self._drop()
+                if attempt or fresh or isinstance(broken, TimeoutError | BusyLoadingError):
+                    self._failures += 1
+                    pause = self._rest() if self._failures > 1 else 0.2
+                    _fail(answers, Unavailable("cache", self.health.trouble, retry_after=pause))
+        self._give(self._futures, answers)
+
+    async def _exchange(self, wire: Wire, calls: Sequence[Call], places: list[int], answers: list[Any]) -> None:
+        """Sends these calls and takes their answers; those whose script the server does not know once more, with it."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout
+        for whole in (False, True):
+            commands = commands_of(calls, places, apart=self._apart)
+            pipeline = b"".join([packed(calls, command, whole=whole) for command in commands])
+            done: asyncio.Future[Exception | None] = loop.create_future()
+            wire.send(pipeline, answers_of(calls, commands), max(0.0, until - loop.time()), partial(_set, done))
+            error = await done
+            again = self._take(calls, commands, wire.answers, answers)
+            if error is not None:
+                raise error
+            if not again:
+                return
+            places = [place for place in places if answers[place] is None]
+
+    async def _open(self) -> Wire:
+        wire = self._wire
+        if wire is not None and not wire.lost:
+            return wire
+        self._drop()
         loop = asyncio.get_running_loop()
         if loop.time() < self._not_before:
             raise Unavailable("cache", self.health.trouble or "Redis cannot be reached", self._not_before - loop.time())
         try:
             self.health.connects += 1
             async with asyncio.timeout(self._timeout):
-                connection = await self._connect()
+                wire = await self._connect()
         except (RedisError, OSError, TimeoutError) as error:
             raise Unavailable("cache", reason_of(error), retry_after=self._rest()) from None
-        self._connection = connection
+        self._wire = wire
         if self._closed:  # meanwhile
-            await self._drop()
+            self._drop()
             raise Unavailable("cache", "it is closed")
-        return connection
+        return wire
 
     def _rest(self) -> float:
         """Leaves the server alone for a while: the more often in a row, the longer. How long, in seconds."""
@@ -153,127 +299,13 @@ class Lane:
         self._not_before = asyncio.get_running_loop().time() + pause
         return pause
 
-    async def _send(self, calls: Sequence[Call]) -> Sequence[Any | Exception]:
-        self.busy = True
-        try:
-            return await self._send_all(calls)
-        finally:
-            self.busy = False
-            self.health.at = asyncio.get_running_loop().time()
 
-    async def _send_all(self, calls: Sequence[Call]) -> Sequence[Any | Exception]:
-        now = asyncio.get_running_loop().time()
-        answers: list[Any] = [None] * len(calls)
-        left: list[int] = []
-        for place, call in enumerate(calls):
-            if call.deadline <= now:
-                answers[place] = Unavailable("cache", "Redis did not answer in time", retry_after=0.2)
-            else:
-                left.append(place)
-        self.health.batches += 1
-        self.health.calls += len(left)
-        self.health.largest = max(self.health.largest, len(left))
-        for attempt in range(2):
-            if not left:
-                break
-            fresh = self._connection is None
-            try:
-                connection = await self._open()
-                left = await self._exchange(connection, calls, left, answers)
-                self.health.trouble = ""
-                self._failures = self._pauses = 0  # not before: who lets us in and answers nothing would be stormed
-            except Unavailable as error:
-                self.health.trouble = error.reason
-                _fail(answers, left, error)
-                break
-            except (TimeoutError, RedisError, OSError) as error:
-                # Whatever was answered before the connection broke is kept; the rest is asked for once more, unless it
-                # was a new connection, or slow: a server that does not answer is not asked twice.
-                left = [place for place in left if answers[place] is None]
-                self.health.trouble = reason_of(error)
-                await self._drop()
-                if attempt or fresh or isinstance(error, TimeoutError | BusyLoadingError):
-                    self._failures += 1
-                    pause = self._rest() if self._failures > 1 else 0.2
-                    _fail(answers, left, Unavailable("cache", self.health.trouble, retry_after=pause))
-                    break
-            except BaseException:
-                await self._drop()  # the answers of this pipeline are still to come, and belong to nobody
-                raise
-        return [_NOTHING if answer is None else answer for answer in answers]
-
-    async def _exchange(
-        self, connection: AbstractConnection, calls: Sequence[Call], places: list[int], answers: list[Any]
-    ) -> list[int]:
-        """Sends these calls and takes their answers; which are to be sent again with their script."""
-        async with asyncio.timeout(self._timeout):
-            unknown = await _pipeline(connection, calls, places, answers, whole=False)
-            if unknown:
-                await _pipeline(connection, calls, unknown, answers, whole=True)
-        if any(isinstance(answer, _ReadOnly) for answer in answers):
-            await self._drop()  # the address leads to a replica: it may lead elsewhere by now
-        return []
+def _set(done: asyncio.Future[Exception | None], error: Exception | None) -> None:
+    if not done.done():
+        done.set_result(error)
 
 
-class _ReadOnly(Unavailable):
-    """The server takes no writes: it is a replica."""
-
-
-_NOTHING = RuntimeError("a call was neither answered nor refused")
-
-
-async def _pipeline(
-    connection: AbstractConnection, calls: Sequence[Call], places: Sequence[int], answers: list[Any], *, whole: bool
-) -> list[int]:
-    commands = [calls[place].packed(whole=whole) for place in places]
-    try:
-        await connection.send_packed_command(commands, check_health=False)
-    except RuntimeError:
-        # uvloop's word for a connection that was lost since it was last used.
-        raise ConnectionResetError("the connection to Redis was lost") from None
-    unknown = []
-    for place in places:
-        if calls[place].asking:
-            await _asked(connection)
-        try:
-            answer = await connection.read_response()
-            answers[place] = NIL if answer is None else answer
-        except NoScriptError:
-            unknown.append(place)
-        except (MovedError, AskError, TryAgainError) as error:
-            answers[place] = Redirected(error)
-        except ReadOnlyError:
-            answers[place] = _ReadOnly("cache", "Redis answers as a replica, which takes no writes", retry_after=0.5)
-        except BusyLoadingError:
-            raise
-        except ResponseError as error:
-            answers[place] = refusal(error)
-    return unknown
-
-
-async def _asked(connection: AbstractConnection) -> None:
-    """The answer to ASKING. A refusal of it is the connection's trouble: the answer to the call itself comes all the same."""
-    try:
-        await connection.read_response()
-    except ResponseError as error:
-        raise RedisError(refusal(error).reason) from None
-
-
-@dataclass(frozen=True, slots=True)
-class Redirected:
-    """The slot is elsewhere."""
-
-    error: Redirect
-
-
-class _Nil:
-    """Redis answered nil: the place of an answer that is there and says nothing."""
-
-
-NIL = _Nil()
-
-
-def _fail(answers: list[Any], places: Sequence[int], error: Unavailable) -> None:
-    for place in places:
-        if answers[place] is None:
+def _fail(answers: list[Any], error: Unavailable) -> None:
+    for place, answer in enumerate(answers):
+        if answer is None:
             answers[place] = Unavailable(error.part, error.reason, error.retry_after)

@@ -131,6 +131,9 @@ class Script:
     text: bytes
     sha: bytes
     """Hex SHA-1 of the text, by which EVALSHA names it."""
+    many: bool = False
+    """It carries out several calls at once: their keys one after the other, the first argument once, then the others of each. It
+    answers with an array, in which each call has its own answer, an error too."""
 
 
 def numbered(text: str) -> str:
@@ -145,7 +148,8 @@ def script(name: str) -> Script:
     parts = _PARTS[name] if name.startswith("commit_") else (*_PARTS[name], name)
     sources = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
     text = numbered("\n".join(sources)).encode()
-    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    return Script(name, text, sha, many=name.startswith("commit_"))
 
 
 class Keys:

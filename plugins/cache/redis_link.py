@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, TryAgainError
 
-from plugins.cache.redis_lane import NIL, Call, Health, Lane, Redirected
+from plugins.cache.redis_calls import NIL, Call, Redirected
+from plugins.cache.redis_lane import Health, Lane
 from plugins.cache.redis_layout import script
 from plugins.cache.redis_nodes import ONCE, Nodes
+from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
 
 LaneName = Literal["changes", "rest"]
@@ -42,13 +43,14 @@ class Link:
         """Why no call is made, though Redis answers: it was not looked at yet, or is none that can be used."""
 
     async def __aenter__(self) -> Self:
-        options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "socket_keepalive": True}
-        if self._url.startswith("unix"):
-            options = {"socket_connect_timeout": self._timeout}
+        # RESP2: nothing comes on a lane's connection that was not asked for.
+        options: dict[str, Any] = {"socket_connect_timeout": self._timeout, "protocol": 2}
+        if not self._url.startswith("unix"):
+            options["socket_keepalive"] = True
         if self._is_cluster:
             self._nodes = Nodes(self._url, self._timeout, self._leave_the_others, **options)
         else:
-            # A lane bounds its pipelines itself: redis-py would set a timer for each answer, and a task for each write.
+            # A lane bounds its pipelines itself.
             self._pool = ConnectionPool.from_url(self._url, socket_timeout=None, **options)
         self._closed = False
         return self
@@ -109,16 +111,22 @@ class Link:
         return min(lanes, key=lambda lane: lane.waiting)
 
     def _new_lane(self, address: str) -> Lane:
-        return Lane(lambda: self._connect(address), self._timeout)
+        return Lane(lambda: self._connect(address), self._timeout, apart=self._is_cluster)
 
-    async def _connect(self, address: str) -> AbstractConnection:
+    async def _connect(self, address: str) -> Wire:
         if self._nodes is not None:
-            return await self._nodes.connect(address)
-        if self._pool is None:
+            connection = await self._nodes.connect(address)
+        elif self._pool is None:
             raise Unavailable("cache", "it is closed")
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return connection
+        else:
+            connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            if not connection.is_connected:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            return Wire(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
     # -- a cluster -----------------------------------------------------------------------------------------------------
 
@@ -176,6 +184,10 @@ class Link:
     async def subscriber(self) -> Redis:
         """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""
         return (await self.clients())[0] if self._nodes is None else await self._nodes.any_client()
+
+    def may_listen(self, client: Redis) -> bool:
+        """Whether what is published still reaches this client of `subscriber`: not where its node has left the cluster and lives on."""
+        return self._nodes is None or self._nodes.has(client)
 
     @property
     def health(self) -> Mapping[str, Health]:

@@ -158,6 +158,12 @@ class Nodes:
             await self.refresh()
         return [_client_of(node, self._timeout) for node in self.primaries.values()]
 
+    def has(self, client: Redis) -> bool:
+        """Whether the node that this client of `any_client` is connected to was one of the cluster's when it was last asked."""
+        options = client.connection_pool.connection_kwargs
+        name = f"{options['host']}:{options['port']}"
+        return self._cluster.nodes_manager.get_node(node_name=name) is not None
+
     async def any_client(self) -> Redis:
         """A client for a node that answers, each time perhaps another one. The caller closes it."""
         clients = await self.clients()

@@ -189,6 +189,8 @@ class Notices:
                 if now - heard > _SILENT_SECONDS:
                     raise TimeoutError
                 if now - asked >= _PING_SECONDS:
+                    if not self._link.may_listen(client):
+                        raise ConnectionError("this node has left the cluster")
                     asked = now
                     await subscription.ping()
 

@@ -15,10 +15,12 @@ class ScriptSettings:
     def __init__(self, keys: Keys, process: str) -> None:
         self.keys = keys
         self.process = process
+        self.channel = f"{keys.prefix}:notice:"
+        """Before the name of a process: where it hears what others do."""
         self._limits = Limits()
         self._skew = 0
         self._plugins: Sequence[str] = ()
-        self._packed: dict[int, bytes] = {}
+        self._packed: dict[int | None, bytes] = {}
 
     @property
     def limits(self) -> Limits:
@@ -49,15 +51,15 @@ class ScriptSettings:
         self._plugins = tuple(names)
         self._packed.clear()
 
-    def packed(self, shard: int) -> bytes:
-        """The settings in the order of `redis_layout.SETTINGS`."""
+    def packed(self, shard: int | None) -> bytes:
+        """The settings in the order of `redis_layout.SETTINGS`; None: for scripts that leave the outbox alone, whatever the shard."""
         packed = self._packed.get(shard)
         if packed is None:
             limits = self._limits
             times = (limits.ttl, limits.draft_ttl, limits.debounce, limits.max_debounce)
             packed = self._packed[shard] = pack(
                 [
-                    *(self._skew, self.process, str(shard), f"{self.keys.prefix}:notice:", limits.active),
+                    *(self._skew, self.process, str(shard or 0), self.channel, limits.active),
                     *(round(seconds * 1000) for seconds in times),
                     *(limits.draft_chats, limits.bytes, limits.events_kept, round(limits.events_ttl * 1000)),
                     *(round(limits.tombstones_ttl * 1000), round(limits.outcomes_ttl * 1000), limits.messages_kept),

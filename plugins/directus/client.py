@@ -30,6 +30,10 @@ class AnswerTooLarge(Unavailable):
     """Directus has more to say than is taken in one piece: ask for less at once."""
 
 
+class NoDirectus(Unavailable):
+    """Something answers there, and is no Directus, or says that Directus is elsewhere."""
+
+
 class DirectusClient:
     """An async context manager; belongs to one event loop.
 
@@ -184,9 +188,7 @@ class DirectusClient:
         ) as response:
             self.clock_ahead = _ahead(response.headers.get("Date"), self.clock_ahead)
             if 300 <= response.status < 400:
-                raise self._failed(
-                    f"{self.url} leads elsewhere ({response.status}): write the address that it leads to"
-                )
+                raise self._none(f"{self.url} leads elsewhere ({response.status}): write the address that it leads to")
             body = await _read(response)
             if body is None:
                 self._circuit.succeeded()
@@ -203,13 +205,17 @@ class DirectusClient:
         if response.status < 300 and readable:
             return answer
         if response.status < 300 or (response.status == 404 and not isinstance(answer, dict)):
-            raise self._failed(
+            raise self._none(
                 f"what answers at {self.url} is no Directus ({response.status} {response.content_type}): look at options.url"
             )
         refusal = refusal_of(response.status, answer)
         if away(refusal):
             raise self._failed(f"Directus answers {refusal.status} {refusal.code}", wait_of(response.headers, answer))
         raise refusal
+
+    def _none(self, reason: str) -> NoDirectus:
+        self._circuit.failed(reason, None)
+        return NoDirectus(self.part, reason)
 
     def _failed(self, reason: str, wait: float | None = None) -> Unavailable:
         self._circuit.failed(reason, wait)

@@ -16,7 +16,8 @@ import structlog
 from plugins.encryption.vault_bootstrap import make_transit_key
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_entries import Entries
-from plugins.encryption.vault_inspection import inspect, refuse
+from plugins.encryption.vault_flaw import refuse
+from plugins.encryption.vault_inspection import inspect
 from plugins.encryption.vault_link import Link
 from plugins.encryption.vault_options import VaultOptions
 from plugins.encryption.vault_pool import Pool

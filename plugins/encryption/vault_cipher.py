@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import TypeVar
 
 import structlog
@@ -24,7 +25,18 @@ from plugins.encryption.vault_entry import (
     slot_of,
 )
 from plugins.encryption.vault_transit import Transit
-from sidecar import Asked, ChatId, KeyedCipher, KeyGone, KeyReference, Unavailable, Undecryptable, UserHash
+from sidecar import (
+    Asked,
+    ChatId,
+    Field,
+    KeyedCipher,
+    KeyGone,
+    KeyReference,
+    Sealed,
+    Unavailable,
+    Undecryptable,
+    UserHash,
+)
 
 log = structlog.get_logger("plugins.encryption.vault")
 
@@ -37,6 +49,7 @@ _BULK = 12
 _BULK_EACH = 8
 """Of one person's sync, so that it leaves some to the next one's first chat."""
 _PAGE = 100
+_PREFIX = "vault:"
 _GONE = "this chat's key was destroyed"
 
 
@@ -50,6 +63,17 @@ class VaultCipher(KeyedCipher):
         self._wraps = wraps
         self._bulk = asyncio.Semaphore(_BULK)
         self._beginning: dict[str, asyncio.Task[KeyReference]] = {}
+
+    async def seal(self, key: KeyReference, field: Field, plaintext: bytes) -> Sealed:
+        if not _is_of(key, field.user, field.chat_id):
+            # A cache that somebody wrote into says so: what were sealed now would open and end with another chat.
+            raise Unavailable("encryption", "this chat names the key of another one")
+        return await super().seal(key, field, plaintext)
+
+    async def open(self, key: KeyReference, field: Field, sealed: Sealed) -> bytes:
+        if not _is_of(key, field.user, field.chat_id):
+            raise Undecryptable("this value does not open")
+        return await super().open(key, field, sealed)
 
     # -- the life of a key ---------------------------------------------------------------------------------------------
 
@@ -236,6 +260,12 @@ class VaultCipher(KeyedCipher):
         if self._transit is None:
             raise Unavailable("encryption", "this key is wrapped by transit; set transit in encryption.options", 5.0)
         return self._transit
+
+
+@lru_cache(maxsize=4096)
+def _is_of(key: KeyReference, user: UserHash, chat_id: ChatId) -> bool:
+    """Whether the reference is this chat's own. That of another cipher is looked at by whoever reads it."""
+    return key[: len(_PREFIX)] != _PREFIX or key[len(_PREFIX) :].partition(":")[0] == slot_of(user, chat_id)
 
 
 def _retrieve(task: asyncio.Task[KeyReference]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import structlog
@@ -14,11 +15,15 @@ from plugins.encryption import vault_entry
 from plugins.encryption.vault_adapter import WireAdapter
 from plugins.encryption.vault_entry import Damaged, Entry, Mark
 from plugins.encryption.vault_link import Denied, Link
+from plugins.encryption.vault_policy import capabilities
 from sidecar import Unavailable, milliseconds
 
 log = structlog.get_logger("plugins.encryption.vault")
 
 _TRIES = 16
+_TOLD = 1000
+_TOLD_AGAIN_SECONDS = 60.0
+_DENIED_SECONDS = 2.0
 
 
 class Entries:
@@ -28,6 +33,10 @@ class Entries:
         self._link = link
         self._mount = mount
         self._path = path
+        self._denied: dict[str, float] = {}
+        """Until when slots are not asked for, which the policy denies one by one."""
+        self._told: dict[str, float] = {}
+        """Of which slots the log says that they cannot be used, and when it last did."""
 
     def _at(self, slot: str) -> str:
         return f"{self._path}/{slot}"
@@ -43,6 +52,9 @@ class Entries:
         return found
 
     async def _look(self, slot: str) -> Entry | Mark | None:
+        if monotonic() < self._denied.get(slot, 0):
+            raise self._denial(slot)  # not asked for again at once, however often somebody tries
+
         def ask(adapter: WireAdapter) -> Mapping[str, Any]:
             told: Mapping[str, Any] = KvV2(adapter).read_secret_version(
                 self._at(slot), raise_on_deleted_version=True, mount_point=self._mount
@@ -52,11 +64,13 @@ class Entries:
         try:
             told = await self._link.ask(ask, self._data(slot))
         except Denied:
-            if await self._may_read():
-                reason = f"Vault's policy denies {self._data(slot)}, and not its neighbours"
-                log.error("vault_entry_denied", path=self._data(slot))
-                raise Damaged(f"{reason}; see config/vault/policy.hcl") from None
-            raise
+            if not await self._may_read():
+                raise
+            self._tell("vault_entry_denied", slot, "the policy denies this one")
+            self._denied[slot] = monotonic() + _DENIED_SECONDS
+            if len(self._denied) > _TOLD:
+                del self._denied[next(iter(self._denied))]
+            raise self._denial(slot) from None
         except InvalidRequest as error:
             raise self._refused(error) from None
         except InvalidPath as error:
@@ -68,18 +82,14 @@ class Entries:
             told = absent["data"]
         return await self._read(slot, told)
 
+    def _denial(self, slot: str) -> Damaged:
+        where = self._data(slot)
+        return Damaged(f"Vault's policy denies {where}, and not its neighbours; see config/vault/policy.hcl")
+
     async def _may_read(self) -> bool:
         """Whether our policy lets us read entries at all: then one that is denied stands for itself, and for no other chat."""
         path = self._data(f"00/{'0' * 64}")
-
-        def ask(adapter: WireAdapter) -> bool:
-            told = adapter.post("/v1/sys/capabilities-self", json={"paths": [path]})
-            return "read" in told["data"][path]
-
-        try:
-            return await self._link.ask(ask, "sys/capabilities-self")
-        except (Denied, InvalidPath, InvalidRequest):
-            return False
+        return "read" in (await capabilities(self._link, [path])).get(path, ())
 
     async def _read(self, slot: str, told: Mapping[str, Any]) -> Entry | Mark:
         try:
@@ -90,11 +100,21 @@ class Entries:
         except (KeyError, TypeError, AttributeError):
             raise Unavailable("encryption", "the answer of Vault is not understood") from None
         except Damaged as error:
-            log.error("vault_entry_unusable", path=self._data(slot), reason=str(error))
+            self._tell("vault_entry_unusable", slot, str(error))
             raise Damaged(
                 f"the entry {self._data(slot)} in Vault cannot be used: {error}. Put a good version back: "
                 f"vault kv rollback -mount={self._mount} -version=N {self._at(slot)}"
             ) from None
+
+    def _tell(self, event: str, slot: str, reason: str) -> None:
+        """Logs it, and not again at each of the many looks that follow."""
+        now = monotonic()
+        if now - self._told.get(slot, float("-inf")) >= _TOLD_AGAIN_SECONDS:
+            self._told.pop(slot, None)
+            self._told[slot] = now
+            if len(self._told) > _TOLD:
+                del self._told[next(iter(self._told))]
+            log.error(event, path=self._data(slot), reason=reason)
 
     async def _without_data(self, slot: str, metadata: Mapping[str, Any]) -> Mark:
         """A newest version without data that is not marked: deleted or destroyed by somebody's hand."""

@@ -187,6 +187,8 @@ class Tokens:
             try:
                 await self._extend(token)
             except (Unavailable, SignInRefused) as error:
+                if self.trouble is None:
+                    log.warning("vault_token_ends", seconds=round(token.ends - monotonic(), 1), reason=str(error))
                 self.trouble = f"the Vault token ends soon and cannot be renewed: {error}"
                 await asyncio.sleep(min(max((token.ends - monotonic()) / 10, 0.2), 5.0))
                 if monotonic() >= token.ends and self._token is token:

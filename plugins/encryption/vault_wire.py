@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 30.0
 """Vault closes after five minutes, what stands between perhaps earlier: younger connections are seldom dead."""
 _MOST_BYTES = 64 * 2**20
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from plugins.directus.client import DirectusClient
+from plugins.directus.client import DirectusClient, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.directus.schema import ACTIONS, Names, collections
@@ -21,6 +21,7 @@ MOST_ROWS = 100
 _MOST_READ = 250
 _OLDEST = 11
 _AGAIN_SECONDS = 1.0
+_LOOK_SECONDS = 30.0
 
 log = logging.getLogger("sidecar.persistence.directus")
 
@@ -44,6 +45,8 @@ class Link:
         self.limited = False
         """Whether a read, or a deletion by query, may stop in the middle (`QUERY_LIMIT_MAX`)."""
         self.websockets = True
+        self.look_seconds = _LOOK_SECONDS
+        """Between two looks at what can be used."""
         self._barred: str | None = "Directus was not reached yet"
         self._looking: asyncio.Task[None] | None = None
         self._looked = asyncio.Event()
@@ -53,9 +56,12 @@ class Link:
         try:
             try:
                 await self._look()
+            except NoDirectus as error:
+                raise StartRefused(PART, error.reason) from None
             except Unavailable as error:
+                self._barred = error.reason
                 log.warning("directus is waited for: %s", error.reason)
-                self._looking = asyncio.create_task(self._look_until_it_can_be_used())
+            self._looking = asyncio.create_task(self._keep_looking())
         except BaseException:
             await self.client.__aexit__()
             raise
@@ -71,6 +77,11 @@ class Link:
     def fault(self) -> str | None:
         """Why nothing can be read or written; None when it can."""
         return self._barred or self.client.fault
+
+    async def prove(self) -> None:
+        """Raises `Unavailable` while Directus cannot be used. Asks it only where the last call did not go through."""
+        if self.fault is not None:
+            await self.search(self.names.devices, fields=["id"], limit=1)
 
     async def ready(self) -> None:
         """Returns when Directus was looked at and can be used."""
@@ -124,16 +135,17 @@ class Link:
 
     # -- the first look ------------------------------------------------------------------------------------------------
 
-    async def _look_until_it_can_be_used(self) -> None:
+    async def _keep_looking(self) -> None:
+        """Until it can be used, and now and then afterwards: a field that is taken away would swallow what is written from then on."""
         while True:
-            await asyncio.sleep(_AGAIN_SECONDS)
+            await asyncio.sleep(_AGAIN_SECONDS if self._barred is not None else self.look_seconds)
             try:
                 await self._look()
-                return
             except Unavailable as error:
-                self._barred = error.reason
+                if self._barred is not None:
+                    self._barred = error.reason  # otherwise the calls say it themselves
             except StartRefused as error:
-                # It came up behind us. Whoever mends it need not restart the sidecar too.
+                # It came up behind us, or was changed under us. Whoever mends it need not restart the sidecar too.
                 reason = str(error).partition(": ")[2]
                 if reason != self._barred:
                     log.error("directus cannot be used: %s", reason)

@@ -61,6 +61,8 @@ class DirectusStore(Store):
     # -- chats ---------------------------------------------------------------------------------------------------------
 
     async def known(self, user: UserHash, ids: Sequence[ChatId]) -> Mapping[ChatId, ChatInDB]:
+        if not ids:
+            await self._link.prove()
         answers = [self._chats.ask(chat_key(user, chat_id)) for chat_id in dict.fromkeys(ids)]
         found = [chat_of(row, self._damage) for row in await _all(answers) if row is not None]
         return {chat.id: chat for chat in found if chat is not None}

@@ -12,6 +12,7 @@ from sidecar.errors import Unauthenticated, Unavailable
 from sidecar.records import rfc3339
 from sidecar.server.context import Context
 from sidecar.server.opening import LEASE_SECONDS, RECHECK_SECONDS
+from sidecar.slots.keyed_cipher import KeyedCipher
 
 _TICK_SECONDS = 1.0
 _WARN_SECONDS = 30.0
@@ -120,7 +121,8 @@ def _gauges(context: Context) -> None:
         metrics.hooks.labels(plugin, hook, "calls").set(count.calls)
         metrics.hooks.labels(plugin, hook, "failures").set(count.failures)
         metrics.hooks.labels(plugin, hook, "timeouts").set(count.timeouts)
-    for name in ("hits", "misses"):
-        value = getattr(context.parts.cipher, name, None)
-        if isinstance(value, int):
-            metrics.keys.labels(name).set(value)
+    cipher = context.parts.cipher
+    if isinstance(cipher, KeyedCipher):
+        metrics.keys.labels("hits").set(cipher.hits)
+        metrics.keys.labels("misses").set(cipher.misses)
+        metrics.keys_held.set(cipher.in_memory)

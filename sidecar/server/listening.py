@@ -17,8 +17,9 @@ BACKLOG = 4096
 """Connections that the kernel may hold until they are accepted, up to its own limit. Beyond it a client believes itself connected
 and hears nothing: after a restart thousands come within a second."""
 _HANDSHAKE_SECONDS = 5.0
-_HALF_OPEN = 4096
-"""TCP connections without a whole request that may be open at once; one more, and the oldest of them goes."""
+_HALF_OPEN = 2 * BACKLOG
+"""TCP connections without a whole request that may be open at once; one more, and the oldest of them goes. Those that the kernel
+has held come all in one round of the loop, and are heard in the next, when as many may come again."""
 _SEND_BUFFER = 256 * 1024
 """Bytes that the system keeps for a reader that takes nothing; by itself it would keep megabytes for each (threats T18)."""
 _END_OF_HEAD = b"\r\n\r\n"
@@ -92,7 +93,7 @@ class Incoming(asyncio.Protocol):
     def __init__(self, handler: web.RequestHandler, waiting: dict[Incoming, None], seconds: float) -> None:
         self._handler = handler
         self._waiting = waiting
-        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self.cut)
+        self._timer: asyncio.TimerHandle | None = asyncio.get_running_loop().call_later(seconds, self._late)
         self._transport: asyncio.Transport | None = None
         self._head: bytes | None = b""
         """The last bytes of a head that has not ended yet; None: it has."""
@@ -110,6 +111,10 @@ class Incoming(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _late(self) -> None:
+        # What it sent may lie there unread, while thousands come at once: between one timer and the next the loop reads.
+        self._timer = asyncio.get_running_loop().call_later(0, self.cut)
 
     def upgraded(self) -> None:
         """From here on, and from behind the request's head, this is a WebSocket."""
@@ -146,6 +151,7 @@ class Incoming(asyncio.Protocol):
             self._head = seen[-3:]
             return
         self._head = None
+        self.arrived()
         self._bare = not self._masks.follow(seen[end + 4 :])
 
     def eof_received(self) -> bool | None:

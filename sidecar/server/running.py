@@ -37,7 +37,7 @@ from sidecar.server.door import serve_socket
 from sidecar.server.handshake import Doorkeeper
 from sidecar.server.health import Health
 from sidecar.server.housekeeping import keep_house
-from sidecar.server.listening import BACKLOG, Handshakes, bind, incoming_of, share, url_of
+from sidecar.server.listening import BACKLOG, Handshakes, bind, share, url_of
 from sidecar.server.notices import Hooks
 from sidecar.server.operators import operators_socket
 from sidecar.server.reports import follow_ended, follow_store
@@ -239,10 +239,7 @@ async def _listen(
 
 
 @web.middleware
-async def _arrived(request: web.Request, handler: Handler) -> web.StreamResponse:
-    incoming = incoming_of(request)
-    if incoming is not None:
-        incoming.arrived()
+async def _only_one(request: web.Request, handler: Handler) -> web.StreamResponse:
     # One request a connection, whatever the answer: there is nothing to smuggle into (threats T26).
     try:
         response = await handler(request)
@@ -257,7 +254,7 @@ async def _arrived(request: web.Request, handler: Handler) -> web.StreamResponse
 async def _accept(stack: AsyncExitStack, listener: socket.socket, routes: list[web.RouteDef]) -> Callable[[], None]:
     """Serves these routes on a listening socket; returns what ends the accepting."""
     stack.callback(listener.close)
-    app = web.Application(client_max_size=64 * 1024, middlewares=[_arrived])
+    app = web.Application(client_max_size=64 * 1024, middlewares=[_only_one])
     app.add_routes(routes)
     runner = web.AppRunner(
         app,

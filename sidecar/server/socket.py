@@ -51,6 +51,7 @@ class Socket:
         "_in_flight",
         "_lanes",
         "_over",
+        "_parked",
         "_peer",
         "_request",
         "_room",
@@ -79,6 +80,8 @@ class Socket:
         self._room: asyncio.Event | None = None
         self._over: asyncio.Future[None] | None = None
         """Made when another task reads on; done when nobody reads any more."""
+        self._parked: asyncio.Future[bool] | None = None
+        """A task that has read before and may do so again: True to read on, False at the socket's end."""
         self._sync: asyncio.Task[None] | None = None
         self._sync_re: str | None = None
 
@@ -95,9 +98,9 @@ class Socket:
                 await asyncio.wait(list(self._tasks), timeout=FRAME_SECONDS)
 
     async def _read(self) -> None:
-        """Reads frames until the socket ends, or until one has to wait for something: then another task reads on.
+        """Reads frames until the socket ends. When one has to wait for something another task reads on, and this one after it.
 
-        Most frames wait for nothing, and a task for each would cost as much as sealing it does.
+        A task for each frame would cost as much as sealing it does, whether it waits or not.
         """
         loop = asyncio.get_running_loop()
         turn: Turn | None = None
@@ -111,10 +114,14 @@ class Socket:
                 frame = self._take(message) if data else None
                 if frame is not None:
                     if turn is None:
-                        turn = Turn(self._read_on)
+                        turn = Turn(self._context.turns, self._read_on)
                     await self._lead(frame, turn)
                     if turn.over:
-                        return
+                        del message, frame
+                        if not await self._rest():
+                            return
+                        turn = None
+                        continue
                 # Freed before the next wait: a parsed draft is ten times its text, and the next one gets warm memory.
                 del message, frame
                 if self._in_flight >= _IN_FLIGHT:
@@ -127,7 +134,23 @@ class Socket:
             raise
         self._end()
 
+    async def _rest(self) -> bool:
+        """Waits until this task is to read again; False if it is not needed any more."""
+        if self._parked is not None or self._over is None or self._over.done():
+            return False
+        self._parked = asyncio.get_running_loop().create_future()
+        return await self._parked
+
+    def _unpark(self, *, read_on: bool) -> bool:
+        """Whether there was a task to be told."""
+        parked, self._parked = self._parked, None
+        if parked is None or parked.done():
+            return False
+        parked.set_result(read_on)
+        return True
+
     def _end(self) -> None:
+        self._unpark(read_on=False)
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -203,7 +226,8 @@ class Socket:
     def _read_on(self) -> None:
         if self._over is None:
             self._over = asyncio.get_running_loop().create_future()
-        spawn(self._read(), self._kept())
+        if not self._unpark(read_on=True):
+            spawn(self._read(), self._kept())
 
     def _kept(self) -> set[asyncio.Task[None]]:
         if self._tasks is None:

@@ -7,6 +7,7 @@ come to its next round before it was done; one look a round serves every socket.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 FRAME_SECONDS = 30.0
@@ -20,10 +21,11 @@ class Turn:
     `asyncio.timeout`, which would cost each frame as much as the rule does.
     """
 
-    __slots__ = ("_expired", "_expiry", "_limited", "_task", "done", "over", "read_on")
+    __slots__ = ("_expired", "_limited", "_task", "_turns", "done", "ends", "over", "read_on")
 
-    def __init__(self, read_on: Callable[[], None]) -> None:
+    def __init__(self, turns: Turns, read_on: Callable[[], None]) -> None:
         """Made by the task whose turn it is; `read_on` lets another one read."""
+        self._turns = turns
         self.read_on = read_on
         self.done = True
         """Nothing is being worked on in this turn."""
@@ -32,7 +34,8 @@ class Turn:
         assert task is not None, "a reader is a task"  # noqa: S101  # for the type checker
         self._task = task
         self._limited = False
-        self._expiry: asyncio.TimerHandle | None = None
+        self.ends: float | None = None
+        """When the time of the frame that waits is over, by the loop's clock."""
         self._expired = False
 
     def end(self) -> None:
@@ -49,19 +52,18 @@ class Turn:
             self._start()
 
     def _start(self) -> None:
-        self._expiry = asyncio.get_running_loop().call_later(FRAME_SECONDS, self._expire)
+        self.ends = self._turns.deadline_of(self)
 
-    def _expire(self) -> None:
-        self._expiry = None
+    def expire(self) -> None:
+        """The frame is cut off."""
+        self.ends = None
         self._expired = True
         self._task.cancel()
 
     def unlimit(self) -> bool:
         """It is done, or was cut off; True if by its deadline, whose cancellation is taken back."""
         self._limited = False
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self.ends = None
         if not self._expired:
             return False
         self._expired = False
@@ -73,6 +75,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._begun: list[Turn] = []
+        self._limited: deque[tuple[float, Turn]] = deque()
+        """With their deadlines, the earliest first: all have equally long, so that one timer does for all of them."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, turn: Turn) -> None:
         """The turn works on a frame from now on."""
@@ -86,3 +91,24 @@ class Turns:
         for turn in begun:
             if not turn.done and not turn.over:
                 turn.end()
+
+    def deadline_of(self, turn: Turn) -> float:
+        """When the time of a frame is over that waits from now on; the turn expires then, if it still `ends` at that moment."""
+        limited, loop = self._limited, asyncio.get_running_loop()
+        while limited and limited[0][1].ends != limited[0][0]:
+            limited.popleft()
+        ends = loop.time() + FRAME_SECONDS
+        limited.append((ends, turn))
+        if self._timer is None:
+            self._timer = loop.call_at(ends, self._expire_some)
+        return ends
+
+    def _expire_some(self) -> None:
+        limited, loop = self._limited, asyncio.get_running_loop()
+        self._timer = None
+        while limited and (limited[0][1].ends != limited[0][0] or limited[0][0] <= loop.time()):
+            ends, turn = limited.popleft()
+            if turn.ends == ends:
+                turn.expire()
+        if limited:
+            self._timer = loop.call_at(limited[0][0], self._expire_some)

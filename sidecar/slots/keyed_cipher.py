@@ -131,6 +131,11 @@ class KeyedCipher(Cipher):
             self._sweeping[1].cancel()
             self._sweeping = None
 
+    @property
+    def in_memory(self) -> int:
+        """How many keys are in memory now."""
+        return len(self._held)
+
     def asking(self) -> Asked:
         """To be taken before the question leaves whose answer `keep_cached` gets."""
         return Asked(monotonic(), self._drops)

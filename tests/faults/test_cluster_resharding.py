@@ -9,8 +9,19 @@ from random import Random
 import pytest
 
 from tests.faults.careful import SEED, Crowd
-from tests.faults.clusters import all_sound, at_work, go_on, neighbour_of, refusals, sidecars, slot_of, someone_on
+from tests.faults.clusters import (
+    PATIENCE,
+    all_sound,
+    at_work,
+    go_on,
+    neighbour_of,
+    refusals,
+    sidecars,
+    slot_of,
+    someone_on,
+)
 from tests.faults.world import get
+from tests.integration.world import until
 from tests.services.cluster import RedisCluster
 from tests.services.cluster_node import ClusterNode
 from tests.services.fixtures import StartCluster
@@ -75,3 +86,37 @@ async def test_f11_a_node_that_is_new_is_filled_and_emptied_again(start_cluster:
         for server in servers:
             status, told = await get(server, "/readyz")
             assert (status, told["parts"]["cache"]["detail"]["state"]) == (200, "ok"), told
+
+
+async def test_f11_a_subscription_does_not_stay_at_a_node_that_has_left(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """F11, S55: the node lives on and answers each ping, but what is published in the cluster does not reach it any more."""
+    cluster = await start_cluster()
+    person = await someone_on(cluster, cluster.nodes[0])
+    home = cluster.nodes[0]
+    new = await cluster.grow()
+    await cluster.move_slot(slot_of(person), new)
+    async with sidecars(tmp_path, cluster) as servers:
+
+        async def channels(*nodes: ClusterNode) -> int:
+            return sum([len(await node.cli("PUBSUB", "CHANNELS", "sidecar:notice:*")) for node in nodes])
+
+        async def listens_there() -> bool:
+            """Those who listen elsewhere are sent away, until chance leads one of them there."""
+            if await channels(new):
+                return True
+            for node in cluster.nodes[:3]:
+                await node.cli("CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.sleep(0.3)
+            return False
+
+        await until(listens_there, 60)
+        await cluster.move_slot(slot_of(person), home)
+        await cluster.dismiss(new, kill=False)
+        await go_on(servers, await neighbour_of(person))
+
+        async def listen_elsewhere() -> bool:
+            return await channels(*cluster.nodes) == 2 and await channels(new) == 0
+
+        await until(listen_elsewhere, PATIENCE)

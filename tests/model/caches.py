@@ -33,6 +33,9 @@ class Caches(Protocol):
     def lose(self) -> None:
         """Everything in it is gone. No process runs meanwhile."""
 
+    def close(self) -> None:
+        """The run is over."""
+
 
 class MemoryCaches:
     """`cache.memory`, with its journal."""
@@ -45,3 +48,6 @@ class MemoryCaches:
 
     def lose(self) -> None:
         shutil.rmtree(self._folder / "cache")
+
+    def close(self) -> None:
+        """Its files go with the folder."""

@@ -17,7 +17,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from sidecar.metrics import Metrics
 from tests.model.machine import Sidecar
 from tests.model.mutations import MUTATIONS
+from tests.model.redis_caches import RedisCaches
 from tests.model.reference import Broken
+from tests.services.redis_server import RedisServer
 
 TESTS = 8
 """So many, that pytest-xdist spreads them over the cores."""
@@ -82,6 +84,16 @@ def test_devices_agree_and_nothing_is_lost(number: int) -> None:
 
 def test_devices_agree_with_real_keys() -> None:
     play(SidecarWithRealKeys, SEED, 10)
+
+
+@pytest.mark.timeout(0 if "MODEL_STEPS" in os.environ else 300)
+def test_devices_agree_on_a_real_redis(redis_server: RedisServer) -> None:
+    """The same on `cache.redis`: a tenth of the steps, since each of them asks a server."""
+    machine = type("OnRedis", (Sidecar,), {"caches": staticmethod(lambda folder: RedisCaches(redis_server.url))})
+    steps, part = 0, 0
+    while steps < STEPS // 10:
+        steps += play(machine, SEED * 1000 + part, 10, shrink=_SHRINK)
+        part += 1
 
 
 @pytest.mark.parametrize("mutation", sorted(MUTATIONS))

@@ -25,6 +25,7 @@ from sidecar import (
     Events,
     Field,
     FillToken,
+    Fresh,
     KeyGone,
     KeyReference,
     Lease,
@@ -115,6 +116,18 @@ class DistantChats(Chats):
         events = await self._chats.events(user, after, limit)
         await self._weather.back()
         return events
+
+    def grown(self, user: UserHash, after: Cursor) -> bool:
+        return self._chats.grown(user, after)
+
+    def fresh(self, user: UserHash, after: Cursor, limit: int) -> Fresh | None:
+        return self._chats.fresh(user, after, limit)
+
+    def follow(self, user: UserHash) -> None:
+        self._chats.follow(user)
+
+    def unfollow(self, user: UserHash) -> None:
+        self._chats.unfollow(user)
 
     def watch(self) -> AsyncIterator[UserHash]:
         return self._chats.watch()

@@ -97,4 +97,7 @@ class World:
 
     def close(self) -> None:
         """Ends the process and the loop, whatever was broken."""
-        self.loop.wind_up(self.life.kill())
+        try:
+            self.loop.wind_up(self.life.kill())
+        finally:
+            self._ground.caches.close()

@@ -33,11 +33,13 @@ def install() -> None:
 
     @cache
     def later(name: str) -> Script:
-        text = script(name).text.decode()
+        made = script(name)
+        text = made.text.decode()
         for what, (pattern, replacement) in _ONE_MORE.items():
             text, times = re.subn(pattern, replacement, text)
             found.update([what] if times else [])
-        return Script(name, text.encode(), hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+        return Script(name, text.encode(), sha, made.many)
 
     for name in redis_layout._PARTS:
         later(name)

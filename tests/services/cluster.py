@@ -230,13 +230,16 @@ class RedisCluster:
         await self.settled()
         return node
 
-    async def dismiss(self, node: ClusterNode) -> None:
-        """A node without slots leaves for good; only the last that came."""
+    async def dismiss(self, node: ClusterNode, *, kill: bool = True) -> None:
+        """A node without slots leaves for good; only the last that came. Without `kill` it lives on, alone."""
         assert node is self.nodes[-1]
         self.nodes.remove(node)
-        node.kill()
+        if kill:
+            node.kill()
         for other in self.nodes:
             await other.cli("CLUSTER", "FORGET", node.id)
+        if not kill:
+            await node.cli("CLUSTER", "RESET")
         await self.settled()
 
     # -- resharding ----------------------------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ class Side:
 def redis_cache(link: Link, prefix: str) -> Cache:
     """A cache of its own on a server that others use too."""
     settings = ScriptSettings(Keys(prefix, 1), "twin")
+    settings.channel = (
+        "twin:"  # with the same settings, changes of several that are made at the same moment come together
+    )
     tails, watchers = Tails(), Watchers()
     notices = Notices(link, settings.keys, "twin", settings.packed, tails, watchers)
     chats = RedisChats(link, settings, tails, notices, watchers)

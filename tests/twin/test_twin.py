@@ -78,7 +78,8 @@ def _mutated(wanted: tuple[str, str]) -> Callable[[str], Script]:
         if not name.startswith("commit_") or old not in text:
             return made
         text = text.replace(old, new)
-        return Script(name, text.encode(), hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode())
+        sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
+        return Script(name, text.encode(), sha, made.many)
 
     return changed
 

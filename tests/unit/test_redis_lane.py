@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import hiredis
 import pytest
 from redis._parsers.base import BaseParser
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
 from plugins.cache import redis_lane
-from plugins.cache.redis_lane import NIL, Call, Lane, Redirected
+from plugins.cache.redis_calls import NIL, Call, Redirected
+from plugins.cache.redis_lane import Lane
 from plugins.cache.redis_layout import Script
 from plugins.cache.redis_refusals import refusal
+from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
 from tests.services.redis_proxy import ERRORS
 
@@ -31,39 +31,46 @@ def parsed(answer: str) -> Exception:
 
 
 class Fake:
-    """A connection whose server answers each command with its last argument, unless it is told otherwise."""
+    """A wire whose server answers each command with its last argument, unless it is told otherwise."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.is_connected = True
-        self._answers: deque[Any] = deque()
+        self.lost = False
+        self.answers: list[Any] = []
+        self._task: asyncio.Task[None] | None = None
 
-    async def send_packed_command(self, commands: Sequence[bytes], check_health: bool) -> None:
-        assert self.is_connected
-        assert not check_health
-        if self.server.sending is not None:
-            raise self.server.sending
+    def send(self, pipeline: bytes, expected: int, timeout: float, came: Callable[[Exception | None], None]) -> None:
+        assert not self.lost
         reader = hiredis.Reader()
-        for packed in commands:
-            reader.feed(packed)
+        reader.feed(pipeline)
+        answers = []
         while (command := reader.gets()) is not False:
             self.server.commands.append([bytes(part) for part in command])
-            self._answers.append(self.server.answer(command))
+            answers.append(self.server.answer(command))
         self.server.pipelines += 1
+        assert len(answers) == expected
+        self.answers = []
+        self._task = asyncio.create_task(self._answer(answers, timeout, came))
 
-    async def read_response(self) -> Any:
-        await self.server.hold.wait()
-        if not self.is_connected:
-            raise Broken("closed meanwhile")
-        answer = self._answers.popleft()
-        if isinstance(answer, Broken):
-            self.is_connected = False
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+    async def _answer(self, answers: list[Any], timeout: float, came: Callable[[Exception | None], None]) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.server.hold.wait()
+        except TimeoutError as error:
+            came(error)
+            return
+        for answer in answers:
+            if isinstance(answer, Broken):
+                self.lost = True
+                came(answer)
+                return
+            self.answers.append(answer)
+        came(None)
 
-    async def disconnect(self, nowait: bool = False) -> None:
-        self.is_connected = False
+    def close(self) -> None:
+        self.lost = True
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
 
 
 class Server:
@@ -76,7 +83,6 @@ class Server:
         self.special: dict[bytes, Any] = {}
         self.once: dict[bytes, Any] = {}
         self.refusing: Exception | None = None
-        self.sending: Exception | None = None
         self.known = True
         self.hold = asyncio.Event()
         self.hold.set()
@@ -87,11 +93,11 @@ class Server:
         last = bytes(command[-1])
         return self.once.pop(last, self.special.get(last, last))
 
-    async def connect(self) -> AbstractConnection:
+    async def connect(self) -> Wire:
         if self.refusing is not None:
             raise self.refusing
         self.connections.append(Fake(self))
-        return cast("AbstractConnection", self.connections[-1])
+        return cast("Wire", self.connections[-1])
 
     def said(self) -> list[bytes]:
         """The last arguments of the commands, in the order in which they came."""
@@ -167,14 +173,14 @@ async def test_the_loops_end_leaves_no_answer_for_the_next(server: Server, lane:
     server.hold.clear()
     asking = asyncio.ensure_future(lane(call(b"a")))
     await asyncio.sleep(0.01)
-    [task] = [each for each in asyncio.all_tasks() if "Batcher" in repr(each.get_coro())]
+    [task] = [each for each in asyncio.all_tasks() if "_send_on" in repr(each.get_coro())]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     await asyncio.sleep(0)
     server.hold.set()
     assert await ask(lane, b"b") == [b"b"]
-    assert [connection.is_connected for connection in server.connections] == [False, True]
+    assert [connection.lost for connection in server.connections] == [True, False]
 
 
 async def test_nil_is_an_answer(server: Server, lane: Lane) -> None:
@@ -285,7 +291,7 @@ async def test_f3_a_server_that_does_not_answer_is_not_asked_twice(server: Serve
     server.hold.set()
     assert await ask(lane, b"c") == [b"c"]
     assert server.said() == [b"warm", b"a", b"b", b"c"]
-    assert [connection.is_connected for connection in server.connections] == [False, True]
+    assert [connection.lost for connection in server.connections] == [True, False]
 
 
 async def test_f3_a_call_whose_time_is_over_before_it_could_leave_does_not_leave(server: Server, lane: Lane) -> None:
@@ -391,18 +397,18 @@ async def test_a_lane_that_was_closed_asks_nobody_and_keeps_no_connection(
         refused(answer)
     with pytest.raises(Unavailable, match="closed"):
         await lane(call(b"late"))
-    assert not any(connection.is_connected for connection in server.connections)
+    assert all(connection.lost for connection in server.connections)
     assert len(server.connections) == 1
 
 
 async def test_a_lane_that_is_closed_while_it_connects_keeps_no_connection(server: Server) -> None:
     go_on = asyncio.Event()
 
-    async def slowly() -> AbstractConnection:
+    async def slowly() -> Wire:
         await go_on.wait()
         return await server.connect()
 
-    connect: Callable[[], Awaitable[AbstractConnection]] = slowly
+    connect: Callable[[], Awaitable[Wire]] = slowly
     lane = Lane(connect, 1.0)
     asking = asyncio.ensure_future(lane(call(b"a")))
     await asyncio.sleep(0.01)
@@ -410,4 +416,74 @@ async def test_a_lane_that_is_closed_while_it_connects_keeps_no_connection(serve
     go_on.set()
     with pytest.raises(Unavailable, match="closed"):
         await asking
-    assert not any(connection.is_connected for connection in server.connections)
+    assert all(connection.lost for connection in server.connections)
+
+
+MANY = Script("many", b"return {}", b"m" * 40, many=True)
+
+
+async def test_calls_of_a_script_for_many_are_one_command_each_with_its_answer(server: Server) -> None:
+    """In their order, the common argument once; an error is that call's alone. In a cluster only those of one slot."""
+    lane = Lane(server.connect, 1.0, apart=True)
+
+    def one(text: bytes, *, shard: int = 0, common: bytes = b"s", asking: bool = False) -> Call:
+        deadline = asyncio.get_running_loop().time() + 1.0
+        return Call(MANY, (b"{%d}%b" % (shard, text), b"l"), (common, b"user", text), deadline, asking)
+
+    full = parsed(ERRORS["OOM"])
+    server.special = {
+        b"c": [b"a's", full, None],  # told by the last argument
+        b"d": [b"d's"],
+        b"e": [b"e's"],
+        b"f": [b"f's"],
+        b"g": [b"g's"],
+        b"h": [b"h's"],
+        b"ASKING": b"OK",
+    }
+    calls = [one(b"a"), one(b"b"), one(b"c"), one(b"d", shard=1), one(b"e", common=b"t"), call(b"x")]
+    calls += [one(b"f"), one(b"g", asking=True), one(b"h")]
+    answers = await asyncio.gather(*(lane(each) for each in calls), return_exceptions=True)
+    assert "maxmemory" in refused(answers.pop(1))
+    assert answers == [b"a's", NIL, b"d's", b"e's", b"x", b"f's", b"g's", b"h's"]
+    keys = [b"{0}a", b"l", b"{0}b", b"l", b"{0}c", b"l"]
+    rest = [b"user", b"a", b"user", b"b", b"user", b"c"]
+    assert server.commands[0] == [b"EVALSHA", MANY.sha, b"6", *keys, b"s", *rest]
+    assert server.commands[1] == [b"EVALSHA", MANY.sha, b"2", b"{1}d", b"l", b"s", b"user", b"d"]
+    assert [len(command) for command in server.commands[2:]] == [8, 5, 8, 1, 8, 8]
+
+
+async def test_one_command_has_no_more_calls_than_redis_does_in_a_moment(server: Server, lane: Lane) -> None:
+    deadline = asyncio.get_running_loop().time() + 1.0
+    server.special[b"last"] = [b"%d" % number for number in range(32)]
+    calls = [Call(MANY, (b"k",), (b"s", b"last"), deadline) for _ in range(64)]
+    answers = await asyncio.gather(*(lane(each) for each in calls))
+    assert answers == server.special[b"last"] * 2
+    assert len(server.commands) == 2
+
+
+async def test_a_script_for_many_that_is_refused_as_a_whole_refuses_each(server: Server, lane: Lane) -> None:
+    deadline = asyncio.get_running_loop().time() + 1.0
+    server.special[b"b"] = MovedError("1 127.0.0.1:7000")
+    calls = [Call(MANY, (b"k",), (b"s", text), deadline) for text in (b"a", b"b")]
+    first, second = await asyncio.gather(*(lane(each) for each in calls))
+    assert isinstance(first, Redirected)
+    assert isinstance(second, Redirected)
+
+
+async def test_a_server_that_has_slots_after_all_gets_the_calls_of_each_by_themselves(
+    server: Server, lane: Lane
+) -> None:
+    """As a proxy before a cluster does: it refuses what lies in several slots, and nobody notices."""
+    deadline = asyncio.get_running_loop().time() + 1.0
+    server.once[b"2"] = parsed("CROSSSLOT Keys in request don't hash to the same slot")
+    server.special |= {b"1": [b"0's", b"1's"], b"2": [b"2's"], b"3": [b"3's"]}
+
+    def calls() -> list[Call]:
+        shards = {b"0": 7, b"1": 7, b"2": 8}
+        return [Call(MANY, (b"{%d}k" % shard,), (b"s", text), deadline) for text, shard in shards.items()]
+
+    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
+    assert [len(command) for command in server.commands] == [10, 8, 6]
+    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
+    assert len(server.commands) == 5, "it is known by now"
+    assert len(server.connections) == 1

@@ -30,13 +30,14 @@ async def _frame(all_: Turns, turn: Turn, waits: float, after: float = 0) -> str
     return "answered"
 
 
-def _turn(read_on: list[str]) -> Turn:
-    return Turn(lambda: read_on.append("read on"))
+def _turn(all_: Turns, read_on: list[str]) -> Turn:
+    return Turn(all_, lambda: read_on.append("read on"))
 
 
 async def test_a_frame_that_waits_for_nothing_ends_no_turn() -> None:
     read_on: list[str] = []
-    all_, turn = Turns(), _turn(read_on)
+    all_ = Turns()
+    turn = _turn(all_, read_on)
     for _ in range(3):
         assert await _frame(all_, turn, 0) == "answered"
     await asyncio.sleep(0.01)
@@ -45,7 +46,8 @@ async def test_a_frame_that_waits_for_nothing_ends_no_turn() -> None:
 
 async def test_a_frame_that_waits_ends_the_turn_once() -> None:
     read_on: list[str] = []
-    all_, turn = Turns(), _turn(read_on)
+    all_ = Turns()
+    turn = _turn(all_, read_on)
     assert await _frame(all_, turn, 0) == "answered"
     assert await _frame(all_, turn, 0.01) == "answered"
     assert await _frame(all_, turn, 0.01) == "answered"
@@ -54,7 +56,8 @@ async def test_a_frame_that_waits_ends_the_turn_once() -> None:
 
 async def test_what_takes_too_long_is_cut_off_and_the_next_frame_is_worked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "FRAME_SECONDS", 0.05)
-    all_, turn = Turns(), _turn([])
+    all_ = Turns()
+    turn = _turn(all_, [])
     assert await _frame(all_, turn, 20) == "too long"
     assert await _frame(all_, turn, 0.001) == "answered"
     assert await _frame(all_, turn, 20) == "too long"
@@ -67,9 +70,36 @@ async def test_what_is_answered_has_no_deadline(monkeypatch: pytest.MonkeyPatch)
     """It may wait for the feed, which has its own patience."""
     monkeypatch.setattr(turns, "FRAME_SECONDS", 0.05)
     for waits in (0, 0.001):
-        turn = _turn([])
-        assert await _frame(Turns(), turn, waits, 0.2) == "answered"
+        all_ = Turns()
+        turn = _turn(all_, [])
+        assert await _frame(all_, turn, waits, 0.2) == "answered"
         assert turn.over
+
+
+async def test_each_frame_is_cut_off_at_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever became of those that began before it, and of those of the same turn."""
+    monkeypatch.setattr(turns, "FRAME_SECONDS", 0.1)
+    all_ = Turns()
+
+    async def after(seconds: float, *waits: float) -> list[tuple[str, float]]:
+        await asyncio.sleep(seconds)
+        turn, told = _turn(all_, []), []
+        for each in waits:
+            began = asyncio.get_running_loop().time()
+            became = await _frame(all_, turn, each)
+            told.append((became, asyncio.get_running_loop().time() - began))
+        return told
+
+    found = await asyncio.gather(after(0, 0.02), after(0.01, 20), after(0.05, 0.06, 0.07, 20), after(0.12, 20))
+    assert [became for told in found for became, _ in told] == [
+        "answered",
+        "too long",
+        "answered",
+        "answered",
+        "too long",
+        "too long",
+    ]
+    assert all(0.1 <= seconds < 1 for told in found for became, seconds in told if became == "too long")
 
 
 async def test_whoever_ends_the_task_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,4 +114,5 @@ async def test_whoever_ends_the_task_ends_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def _alone() -> str:
-    return await _frame(Turns(), _turn([]), 20)
+    all_ = Turns()
+    return await _frame(all_, _turn(all_, []), 20)

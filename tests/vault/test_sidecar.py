@@ -12,7 +12,7 @@ import pytest
 
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_entry import Entry, Mark, slot_of
-from sidecar import ChatId, UserHash
+from sidecar import ChatId, ChatInCache, UserHash
 from sidecar.server.running import Server
 from tests.conftest import Serve, WipeCache
 from tests.device import Device, doc
@@ -58,7 +58,8 @@ async def test_vault_yaml_as_it_is(start_vault: StartVault, tmp_path: Path) -> N
         assert (status, json.loads(body)["parts"]["encryption"]["state"]) == (200, "ok")
 
         async def measured() -> bool:
-            return 'sidecar_key_cache{result="hits"}' in (await get(process, "/metrics"))[1]
+            text = (await get(process, "/metrics"))[1]
+            return 'sidecar_key_cache{result="hits"}' in text and "sidecar_key_cache_keys 1.0" in text
 
         await until(measured)
         assert len(await vault.entries("sidecar/")) == 1
@@ -204,6 +205,37 @@ async def test_s68_a_deleted_chat_stays_deleted_whatever_was_lost(
         await settled(server)
         assert rows(folder, "SELECT id FROM chats") == []
         assert [each async for each in cipher_of(server).keys_of(UserHash(one.user))] == []
+
+
+async def test_t31_a_key_reference_that_was_exchanged_in_the_cache_seals_and_opens_nothing(
+    vault_server: Vault, serve: Serve
+) -> None:
+    """T31, for keys: whoever may write into the cache makes no chat's text open, or end, with another chat's key."""
+    async with serve(encryption=section(vault_server)) as server, devices(server, 1) as (one,):
+        await begin(one, "mine", doc("mine"))
+        await begin(one, "other", doc("other"))
+        person, mine = UserHash(one.user), ChatId(one.full("mine"))
+        key, other = await _key(server, one, "mine"), await _key(server, one, "other")
+        cache = server.context.parts.cache.chats
+        record = (await cache.read(person, [mine]))[mine]
+        assert isinstance(record, ChatInCache)
+        poisoned = record.having(key=other)
+        reading = cache.read
+
+        async def read(user: UserHash, ids: Any, **options: Any) -> Any:
+            found = await reading(user, ids, **options)
+            return {chat: poisoned if chat == mine else each for chat, each in found.items()}
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cache, "read", read)
+            server.context.parts.references.keep(person, mine, other)
+            answer = await one.ask("draft_update", {"chatId": "mine", "content": doc("x"), "basedOnVersion": 1})
+            assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable")
+            [chat] = (await one.ask("chats_request", {"ids": ["mine"]}))["payload"]["chats"]
+            assert (chat["draft"], chat["undecryptable"]) == (None, ["draft"])
+        server.context.parts.references.keep(person, mine, key)
+        answer = await one.ask("draft_update", {"chatId": "mine", "content": doc("y"), "basedOnVersion": 1})
+        assert answer["payload"]["version"] == 2
 
 
 # -- operators ---------------------------------------------------------------------------------------------------------

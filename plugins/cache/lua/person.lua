@@ -1,10 +1,9 @@
 -- What every script of a person shares: the keys, the time, the person's record, chats and their lives.
 -- The twin of memory_person.py and memory_state.py. A name behind an at sign is a place in a packed array; redis_layout.py puts its number there.
 -- KEYS are those of one person and of that person's shard, all in one slot; ARGV[1] the settings, ARGV[2] the user,
--- ARGV[3] eight random hex digits.
+-- ARGV[3] eight random hex digits. Where a script carries out several changes, these are the first one's; see commit.lua.
 
-local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DUE, VISITS, INDEX = KEYS[7], KEYS[8], KEYS[9]
+local PERSON, LOG, OUTCOMES, TOKENS, LRU, ENDS, DUE, VISITS, INDEX = unpack(KEYS, 1, 9)
 local call, pack, open = redis.call, cmsgpack.pack, cmsgpack.unpack
 local part = cmsgpack.unpack_limit -- what it leaves, and the fields of an array whose head it is told to skip
 local SET, USER, RANDOM = { select(2, part(ARGV[1], @MOST, @SETTINGS_HEAD)) }, ARGV[2], ARGV[3]

@@ -3,8 +3,8 @@
 -- A decision `D` is a table: code, and of an accepted change what it made (`chat`, `items`, `entries`, `remember`, …).
 -- `W` is what the change asks, `C` the chat as it is (nil: not here), `A` as it will be. `false` is a value that is none.
 
-local CH = { select(2, part(ARGV[4], @MOST, @CHANGE_HEAD)) } -- the change
-local W = CH[@ch_what] -- what it asks
+local CH, W -- the change, and what it asks
+local FIRST, SECOND -- its sealed texts
 local known_message -- a message that was accepted before; there where the script is about one
 local changes = {} -- what becomes of each kind of change that a client asks for
 local own = {} -- and of the sidecar's own

@@ -64,7 +64,7 @@ local function add_message(V)
     items = items, entries = { { B[@messages_version] == 0 and 'first_message' or 'message', message[@m_id] } },
     due = false, consumed = consumed, message = message, replaced = replaced,
   })
-  D.draft, D.messages, D.gone, D.body = draft, messages, gone, ARGV[5]
+  D.draft, D.messages, D.gone, D.body = draft, messages, gone, FIRST
   return D
 end
 

@@ -12,7 +12,7 @@ local function restore(V)
         replaced.draft, replaced.version, replaced.op, gave_way = true, B[@version], B[@draft_op], true
       end
       A = { unpack(A) }
-      draft = W[@w_draft][@d_has_content] and ARGV[5] or false
+      draft = W[@w_draft][@d_has_content] and FIRST or false
       A[@draft_length] = draft and #draft or -1
       A[@version], A[@draft_op], A[@draft_state] = W[@w_draft][@d_version], W[@w_draft][@d_op], W[@w_draft][@d_state]
       A[@draft_at], A[@draft_device] = CH[@ch_at], CH[@ch_device]
@@ -25,7 +25,7 @@ local function restore(V)
       replaced.title, replaced.title_version, replaced.title_op, gave_way = true, B[@title_version], B[@title_op], true
     end
     A = { unpack(A) }
-    title = W[@w_title][@t_has_content] and ARGV[6] or false
+    title = W[@w_title][@t_has_content] and SECOND or false
     A[@title_length] = title and #title or -1
     A[@title_version], A[@title_op] = W[@w_title][@t_version], W[@w_title][@t_op]
     A[@title_at], A[@title_device] = CH[@ch_at], CH[@ch_device]

@@ -16,7 +16,7 @@ local function put_draft(V)
     if W[@w_base] < B[@version] or (W[@w_base_op] and W[@w_base_op] ~= B[@draft_op]) then return conflict(reason_of(B), B) end
   end
   local A = { unpack(B) }
-  A[@draft_length] = W[@w_has_content] and #ARGV[5] or -1
+  A[@draft_length] = W[@w_has_content] and #FIRST or -1
   A[@version] = B[@version] + 1
   A[@draft_op] = CH[@ch_operation]
   A[@draft_state] = W[@w_has_content] and 'edited' or 'deleted'
@@ -30,7 +30,7 @@ local function put_draft(V)
   -- Of a doomed chat the others hear by the tombstone that follows.
   local items = A[@doomed] and {} or { { before and 'draft' or 'added', A[@version], false } }
   local D = accepted(before, A, { items = items, due = not A[@doomed] })
-  D.draft = W[@w_has_content] and ARGV[5] or false
+  D.draft = W[@w_has_content] and FIRST or false
   return D
 end
 
@@ -40,7 +40,7 @@ local function put_title(V)
   if not B or W[@w_base] > B[@title_version] then return conflict('missing', B) end
   if W[@w_base] < B[@title_version] or (W[@w_base_op] and W[@w_base_op] ~= B[@title_op]) then return conflict('stale', B) end
   local A = { unpack(B) }
-  A[@title_length] = W[@w_has_content] and #ARGV[5] or -1
+  A[@title_length] = W[@w_has_content] and #FIRST or -1
   A[@title_version] = B[@title_version] + 1
   A[@title_op] = CH[@ch_operation]
   A[@title_at], A[@title_device] = CH[@ch_at], CH[@ch_device]
@@ -50,7 +50,7 @@ local function put_title(V)
     if D then return D end
   end
   local D = accepted(B, A, { items = { { 'title', A[@title_version], false } } })
-  D.title = W[@w_has_content] and ARGV[5] or false
+  D.title = W[@w_has_content] and FIRST or false
   return D
 end
 

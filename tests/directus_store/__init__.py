@@ -1,0 +1,1 @@
+"""`persistence.directus` with whole sidecars on a real Directus: what is written and read, what others change, and trouble."""

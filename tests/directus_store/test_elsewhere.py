@@ -1,0 +1,319 @@
+"""Changes that an admin, a flow or the API makes in Directus (F33): devices hear of them, and nothing of a person is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sidecar.ids import ChatId, UserHash
+from sidecar.server.reports import hear_ended
+from sidecar.server.running import Server
+from sidecar.slots.authenticator import Ended
+from tests.device import Device, Frame, doc
+from tests.directus_store.conftest import ServeOn
+from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
+from tests.integration.world import NEVER, cached, key_count, settled, until
+from tests.services.directus.front import DirectusFront
+
+
+async def _listening(server: Server) -> None:
+    await until(lambda: bool(plugin_of(server).state()["listening"]))
+
+
+async def _say(device: Device, chat: str, *numbers: int) -> list[Frame]:
+    answers = []
+    for number in numbers:
+        sent = {"tempChatId": chat, "clientMessageId": f"{chat}-{number}", "content": doc(f"{chat} {number}")}
+        answers.append((await device.ask("message_send", sent))["payload"])
+    return answers
+
+
+async def _with_texts(server: Server, device: Device, chat: str = "one") -> None:
+    """A stored chat with a message, a draft and a title."""
+    await _say(device, chat, 1)
+    await device.ask("draft_update", {"chatId": chat, "content": doc("a draft"), "basedOnVersion": 0})
+    await device.ask("title_update", {"chatId": chat, "title": "A title", "basedOnVersion": 0})
+    await settled(server)
+    await device.quiet(0.2)
+    device.events.clear()
+
+
+async def test_f33_a_chat_deleted_in_directus_is_deleted_here_key_and_all(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """F33, S44, S68: within a second its devices are told; a device that comes back with it does not bring it back."""
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _with_texts(server, device)
+        keys = key_count(server)
+        begun = time.monotonic()
+        await directus.delete("chats", key_of(person, "one"))
+        gone = await device.event("chat_deleted")
+        assert time.monotonic() - begun < 5, "at once, on however busy a machine"
+        assert gone["chatId"] == device.full("one")
+        assert key_count(server) == keys - 1
+        assert await directus.rows("messages", person) == []
+        held = {"content": doc("held"), "state": "edited", "version": 9, "op": "old"}
+        answer = await device.ask("chat_restore", {"chatId": "one", "draft": held, "messagesVersion": 2})
+        assert answer["payload"]["reason"] == "chat_deleted"
+        await settled(server)
+        assert await directus.rows("chats", person) == []
+        assert [event for event in await device.quiet() if event["type"] == "chat_deleted"] == [], "once"
+
+
+async def test_f33_a_message_deleted_in_directus_takes_the_next_number_and_stays_away(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        said = await _say(device, "one", 1, 2, 3)
+        await settled(server)
+        [chat] = await directus.rows("chats", person)
+        victim = said[1]["message"]["id"]
+        await directus.delete("messages", f"{chat['id']}_{victim}")
+        event = await device.event("message_deleted")
+        assert (event["messageId"], event["messagesVersion"]) == (victim, chat["messages_version"] + 1)
+        await settled(server)
+        [after] = await directus.rows("chats", person)
+        assert after["messages_version"] == event["messagesVersion"], "and the store knows the number too"
+        async with Device(server.url, person) as fresh:
+            frames = await fresh.sync()
+            shown = {each["id"] for frame in frames for one in frame["chats"] for each in one.get("messages", ())}
+        assert shown == {said[0]["message"]["id"], said[2]["message"]["id"]}
+        assert (await _say(device, "one", 4))[0]["message"]["sequence"] == 4
+
+
+async def test_f33_a_title_cleared_in_directus_reaches_the_devices_as_a_revision_of_its_own(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _with_texts(server, device)
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        told = (await device.event("chat_restored"))["chat"]
+        assert (told["title"], told["title_version"]) == (None, 2)
+        assert (told["draft"], told["version"]) == (doc("a draft"), 1), "and nothing else has changed"
+        stale = await device.ask("title_update", {"chatId": "one", "title": "B", "basedOnVersion": 1})
+        assert stale["type"] == "title_conflict"
+        answer = await device.ask("title_update", {"chatId": "one", "title": "B", "basedOnVersion": 2})
+        assert answer["payload"]["titleVersion"] == 3
+        await settled(server)
+        [row] = await directus.rows("chats", person)
+        assert row["title_version"] == 3
+
+
+async def test_f33_a_row_that_was_put_back_to_an_older_text_goes_on_above_what_devices_have(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """An admin takes a draft back to what it was two revisions before, as the row had it then."""
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _with_texts(server, device)
+        [then] = await directus.rows("chats", person)
+        for version in (1, 2):
+            base = {"content": doc(f"worse {version}"), "basedOnVersion": version}
+            await device.ask("draft_update", {"chatId": "one", **base})
+            await settled(server)
+        device.events.clear()
+        await directus.edit(
+            "chats",
+            then["id"],
+            **{name: then[name] for name in ("draft", "version", "draft_op", "draft_state")},
+        )
+        told = (await device.event("chat_restored"))["chat"]
+        assert (told["draft"], told["version"]) == (doc("a draft"), 4), "no version ever falls"
+        await settled(server)
+        [row] = await directus.rows("chats", person)
+        assert row["version"] == 4
+
+
+@pytest.mark.parametrize("nonsense", ["not base64 at all!", base64.b64encode(b"\x01 no envelope").decode()])
+async def test_f33_s46_a_text_edited_into_nonsense_is_flagged_and_overwritten_by_nothing(
+    directus: Prepared, serve_on: ServeOn, nonsense: str
+) -> None:
+    """F33, S46, T29: what does not open is said to be so; the other chat of the person syncs."""
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _with_texts(server, device, "one")
+        await _with_texts(server, device, "two")
+        await directus.edit("chats", key_of(person, "one"), draft=nonsense)
+        await until(lambda: plugin_of(server).state()["changes_of_others"] != 0)
+        await asyncio.sleep(0.3)
+        await server.context.parts.cache.chats.drop(UserHash(device.user), [ChatId(device.full("one"))])
+        async with Device(server.url, person) as fresh:
+            chats = {chat["id"]: chat for frame in await fresh.sync() for chat in frame["chats"] if "draft" in chat}
+        flagged, sound = chats[device.full("one")], chats[device.full("two")]
+        assert (flagged["draft"], flagged["undecryptable"]) == (None, ["draft"])
+        assert (sound["draft"], sound["undecryptable"]) == (doc("a draft"), [])
+        await settled(server)
+        [row] = await directus.rows("chats", person, filter={"id": {"_eq": key_of(person, "one")}})
+        assert row["draft"] == nonsense, "nothing is overwritten by a blank"
+
+
+async def test_f33_what_is_not_stored_yet_stays_and_goes_on_above_the_row(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """The row is changed under a draft that waits to be written, and takes its number."""
+    person = somebody()
+    async with serve_on(directus, drafts=NEVER) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _say(device, "one", 1)
+        await settled(server)
+        await device.ask("draft_update", {"chatId": "one", "content": doc("mine"), "basedOnVersion": 0})
+        await directus.edit(
+            "chats", key_of(person, "one"), version=3, draft_op="theirs", draft=None, draft_state="deleted"
+        )
+        told = (await device.event("chat_restored"))["chat"]
+        assert (told["draft"], told["version"]) == (doc("mine"), 4)
+        await settled(server)
+        [row] = await directus.rows("chats", person)
+        assert (row["version"], row["draft_state"]) == (4, "edited")
+        assert row["draft"] is not None
+
+
+async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn) -> None:
+    """The echo of what the sidecar itself wrote, changed and deleted is ignored."""
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await asyncio.sleep(1.0)
+        before = plugin_of(server).state()["changes_of_others"]
+        await _with_texts(server, device)
+        await _say(device, "one", 2, 3)
+        await settled(server)
+        await device.ask("chat_delete", {"chatId": "one"})
+        await settled(server)
+        await asyncio.sleep(1.0)
+        assert plugin_of(server).state()["changes_of_others"] == before
+        assert [event["type"] for event in device.events if event["type"] == "chat_restored"] == []
+
+
+async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
+    directus: Prepared, serve_on: ServeOn, front: DirectusFront
+) -> None:
+    """The connection drops, an admin edits, the connection is back: a delta read closes the gap."""
+    person = somebody()
+    async with serve_on(directus, front.url) as server, Device(server.url, person) as device:
+        await _listening(server)
+        await _with_texts(server, device)
+        assert await front.drop_sockets() == 1
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        told = (await device.event("chat_restored"))["chat"]
+        assert (told["title"], told["title_version"]) == (None, 2)
+        await _listening(server)
+
+
+async def test_changes_are_found_without_a_websocket(directus: Prepared, serve_on: ServeOn) -> None:
+    """`changes: look`: edits are looked for every second."""
+    person = somebody()
+    async with (
+        serve_on(directus, options={"changes": "look"}) as server,
+        Device(server.url, person) as device,
+    ):
+        await _with_texts(server, device)
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
+        assert not plugin_of(server).state()["listening"]
+
+
+_SECRET = "a secret of the Flow and the sidecar"
+
+
+async def _notice(
+    server: Server,
+    body: dict[str, Any] | bytes,
+    *,
+    secret: str = _SECRET,
+    sent: float | None = None,
+    headers: dict[str, str] | None = None,
+) -> int:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    at = f"{time.time() if sent is None else sent:.3f}"
+    signature = hmac.new(secret.encode(), at.encode() + b"." + raw, hashlib.sha256).hexdigest()
+    told = {"X-Sidecar-Time": at, "X-Sidecar-Signature": signature, **(headers or {})}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{server.url}/v1/hooks/persistence", data=raw, headers=told) as response,
+    ):
+        return response.status
+
+
+async def test_t42_a_signed_notice_is_taken_once_and_every_other_changes_nothing(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """T42, F33: bad signature, too old, too new, of another body, replayed: 401, and the cached copy stays."""
+    person = somebody()
+    async with (
+        serve_on(directus, options={"changes": "look", "notice_secret": _SECRET}) as server,
+        Device(server.url, person) as device,
+    ):
+        await _with_texts(server, device)
+        key = key_of(person, "one")
+        body = {"event": "items.update", "collection": directus.names.chats, "keys": [key]}
+        full = device.full("one")
+        assert await cached(server, full) is not None
+        assert await _notice(server, body, secret="another") == 401
+        assert await _notice(server, body, sent=time.time() - 301) == 401
+        assert await _notice(server, body, sent=time.time() + 400) == 401
+        assert await _notice(server, body, headers={"X-Sidecar-Signature": ""}) == 401
+        assert await _notice(server, body, headers={"X-Sidecar-Time": "yesterday"}) == 401
+        assert await cached(server, full) is not None
+        for wrong in (b"[]", b"no json", {"event": "items.update"}, {**body, "event": "users.login"}):
+            assert await _notice(server, wrong) == 400
+        assert await _notice(server, b"x" * 70_000) == 413
+        assert await cached(server, full) is not None
+        at = time.time()
+        # Deleted while the sidecar looks for edits alone: only the notice can tell of it.
+        await directus.delete("chats", key)
+        gone = {"event": f"{directus.names.chats}.items.delete", "collection": directus.names.chats, "key": key}
+        assert await _notice(server, gone, sent=at) == 204
+        assert (await device.event("chat_deleted"))["chatId"] == full
+        assert await _notice(server, gone, sent=at) == 401, "a replay"
+        assert await _notice(server, {**gone, "key": "nobody's"}) == 204
+
+
+async def test_t42_without_a_secret_no_notice_is_taken(directus: Prepared, serve_on: ServeOn) -> None:
+    body = {"event": "items.update", "collection": directus.names.chats, "key": "x"}
+    async with serve_on(directus) as server:
+        assert await _notice(server, body, secret="") == 401
+        async with aiohttp.ClientSession() as session:
+            for slot in ("cache", "nothing"):
+                async with session.post(f"{server.url}/v1/hooks/{slot}", data=b"{}") as response:
+                    assert response.status == 404
+
+
+async def test_t47_an_erased_person_leaves_no_row(directus: Prepared, serve_on: ServeOn) -> None:
+    """T47: chats, messages, devices; and the reports of it make no key again."""
+    person, other = somebody(), somebody()
+    async with serve_on(directus) as server, Device(server.url, other) as bystander:
+        await _listening(server)
+        await _with_texts(server, bystander)
+        async with Device(server.url, person) as device:
+            for chat in ("one", "two"):
+                await _with_texts(server, device, chat)
+            keys = key_count(server)
+            hear_ended(server.context, Ended(person, erased=True))
+            assert await device.closed() == 4401
+        for kind in ("chats", "messages", "devices"):
+
+            async def gone(kind: str = kind) -> bool:
+                return await directus.rows(kind, person) == []
+
+            await until(gone)
+            assert await directus.rows(kind, other)
+        await until(lambda: key_count(server) == keys - 2)
+        await asyncio.sleep(1.5)
+        assert key_count(server) == keys - 2
