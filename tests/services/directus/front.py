@@ -122,7 +122,9 @@ class DirectusFront:
     # -- at work -------------------------------------------------------------------------------------------------------
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        answered = any(each.status and each.times > 0 and each.of(request.method, request.path) for each in self._faults)
+        answered = any(
+            each.status and each.times > 0 and each.of(request.method, request.path) for each in self._faults
+        )
         if request.headers.get("Upgrade", "").lower() == "websocket" and not answered:
             return await self._bridge(request)
         self._at_once += 1
