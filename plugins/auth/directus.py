@@ -50,7 +50,7 @@ _UNHEARD_SECONDS = 2.0
 _SESSION_SECONDS = 2.0
 """For the tabs of one browser that come back at once: Directus reports no end of a session."""
 _AGAIN_SECONDS = 2.0
-_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Between two tries to hear Directus."""
 # Deletions last: what is reported while a later subscription is being made is lost, and no look afterwards would find it.
 _WANTED = (Wanted("directus_users", "update", ("id", "status", "role")), Wanted("directus_users", "delete"))

@@ -142,11 +142,8 @@ async def test_who_must_enrol_a_second_factor_first_is_refused(serve: Serve, dir
     fresh = await directus.ask(
         "POST", "/auth/refresh", {"refresh_token": login["refresh_token"], "mode": "json"}, token=None
     )
-    claims = [
-        jwt.decode(each["access_token"], options={"verify_signature": False}).get("enforce_tfa")
-        for each in (login, fresh)
-    ]
-    assert claims == [True, None], "the claim goes with the first refresh"
+    claims = jwt.decode(fresh["access_token"], options={"verify_signature": False})
+    assert "enforce_tfa" not in claims, "the claim of the first token goes with the first refresh"
     async with serve(auth=section(directus)) as server:
         for token in (login["access_token"], fresh["access_token"], await by_policy.session_token()):
             assert "second factor" in await refused(server, token)
@@ -316,7 +313,7 @@ async def test_a_gap_in_what_directus_reports_is_closed_when_it_reports_again(
     tokens = [await person.session_token() for person in people]
     later = await people[2].session_token()
     async with serve(auth=section(own, timeout="1s")) as server:
-        devices = [await Device(server.url, token=token).open() for token in tokens]
+        devices = [await Device(server.url, token=token, wait=40).open() for token in tokens]
         await hears(server)
         own.kill()
         await until(lambda: not plugin(server)._heard)
