@@ -50,6 +50,7 @@ _UNHEARD_SECONDS = 2.0
 _SESSION_SECONDS = 2.0
 """For the tabs of one browser that come back at once: Directus reports no end of a session."""
 _AGAIN_SECONDS = 2.0
+_LOOKS = 12
 _PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 """Between two tries to hear Directus."""
 # Deletions last: what is reported while a later subscription is being made is lost, and no look afterwards would find it.
@@ -295,16 +296,20 @@ class Directus(Authenticator):
         return [row["id"] for row in rows if row.get("status") == ACTIVE and row["id"] in mine]
 
     async def _look_at(self, user_ids: Collection[str], reports: asyncio.Queue[Ended | Exception]) -> None:
-        """Reports the sessions of these that are over by now. What cannot be asked is asked again with the core's next look."""
+        """Reports the sessions of these that are over by now."""
 
         async def look(user_id: str, token: Token) -> None:
-            try:
-                await self._still(user_id, token)
-            except Unauthenticated:
-                self._open.ended(user_id, token)
-                reports.put_nowait(Ended(user_id, token.session_id))
-            except Unavailable:
-                pass
+            # A Directus that is heard again may still be spared by its own calls; after a minute the core looks by itself.
+            for _ in range(_LOOKS):
+                try:
+                    await self._still(user_id, token)
+                    return
+                except Unauthenticated:
+                    self._open.ended(user_id, token)
+                    reports.put_nowait(Ended(user_id, token.session_id))
+                    return
+                except Unavailable as error:
+                    await asyncio.sleep(min(error.retry_after or 1.0, _LONGEST_PAUSE))
 
         await asyncio.gather(*(look(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)))
 
