@@ -28,6 +28,8 @@ _AT_ONCE = 50
 """Chats whose keys are asked for together; they leave before the next ones are asked for."""
 _OPEN_MESSAGES = 100
 """Messages of the chat that was open last."""
+_READ_AT_ONCE = 10
+"""Chats whose messages are read together."""
 _RECENT_MESSAGES = 50
 
 
@@ -174,16 +176,30 @@ class Full:
 
     async def _contents(self, chats: Sequence[ChatInCache]) -> AsyncIterator[bytes]:
         """The newest messages of those chats whose messages the client has not got."""
-        for chat in chats:
-            if chat.persisted and (self._whole or messages_differ(self._held.get(chat.id), chat)):
-                body = await self._body(chat, _RECENT_MESSAGES, texts=False)
+        wanted = [
+            chat for chat in chats if chat.persisted and (self._whole or messages_differ(self._held.get(chat.id), chat))
+        ]
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            group = wanted[start : start + _READ_AT_ONCE]
+            # At once, so that a store may read them by one call; a few, since their messages are held meanwhile.
+            pages = await asyncio.gather(
+                *(messages_before(self._parts, chat, None, _RECENT_MESSAGES) for chat in group)
+            )
+            for chat, page in zip(group, pages, strict=True):
+                body = await self._body(chat, 0, texts=False, page=page)
                 if body is not None:
                     yield body
 
-    async def _body(self, chat: ChatInCache, messages: int, *, texts: bool = True) -> bytes | None:
+    async def _body(
+        self,
+        chat: ChatInCache,
+        messages: int,
+        *,
+        texts: bool = True,
+        page: tuple[list[MessageInCache], bool] | None = None,
+    ) -> bytes | None:
         """One chat, encoded; None where its key turns out to be destroyed (its deletion follows as an event)."""
-        newest: list[MessageInCache] | None = None
-        more = False
+        newest, more = page if page is not None else (None, False)
         if messages:
             newest, more = await messages_before(self._parts, chat, None, messages)
         try:

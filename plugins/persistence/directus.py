@@ -50,10 +50,10 @@ class Directus:
     api = 1
 
     class Options(DirectusOptions, extra="forbid"):
-        changes: Literal["websocket", "look"] = Field(
+        changes: Literal["websocket", "look", "notices"] = Field(
             default="websocket",
             description="How changes made in Directus are heard. `websocket`: at once, deletions too; each write then costs Directus "
-            "more. `look`: edits are looked for every second; deletions come by notices from a Flow, if at all.",
+            "more. `look`: edits are looked for every second, deletions come by notices from a Flow, if at all. `notices`: by those alone.",
         )
         notice_secret: SecretStr | None = Field(
             default=None,
@@ -67,7 +67,7 @@ class Directus:
         self._options = options
         self._link = Link(options)
         self._damage = Damage("sidecar.persistence.directus")
-        self._changes = Changes(self._link, listen=options.changes == "websocket")
+        self._changes = Changes(self._link, options.changes)
         self._writes = Writes(self._link, self._changes, options.write_timeout)
         self._store = DirectusStore(self._link, self._writes, self._changes, self._damage)
         self._notices = Notices(options.notice_secret)
@@ -83,13 +83,14 @@ class Directus:
 
     def state(self) -> Mapping[str, object]:
         """For `/readyz`: whether the last call went through, whether changes are heard, how many damaged rows were met. Asks nothing."""
-        fault = self._link.fault
+        fault = self._link.fault or self._writes.fault
         return {
             "state": "ok" if fault is None else "unavailable",
             **({} if fault is None else {"reason": fault}),
             "listening": self._changes.listening,
             "calls": self._link.client.calls,
             "changes_of_others": self._changes.heard,
+            "notices": self._notices.taken,
             "damaged_rows": self._damage.rows,
         }
 

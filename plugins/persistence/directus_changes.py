@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 from plugins.directus.subscriptions import Heard, Wanted, follow
 from plugins.persistence.directus_link import Link
@@ -30,10 +31,10 @@ log = logging.getLogger("sidecar.persistence.directus")
 class Changes:
     """What is reported, and what is known of it. Own echoes are told by `changed_by`, which Directus itself writes."""
 
-    def __init__(self, link: Link, *, listen: bool) -> None:
-        """`listen`: over Directus' WebSocket. Otherwise changes are looked for now and then."""
+    def __init__(self, link: Link, how: Literal["websocket", "look", "notices"]) -> None:
+        """`how`: over Directus' WebSocket; or they are looked for every second; or only notices tell of them."""
         self._link = link
-        self._listen = listen
+        self._how = how
         self._noted: asyncio.Queue[Elsewhere] = asyncio.Queue(_QUEUED)
         self._deleting: dict[str, float] = {}
         self._unheard_since: datetime | None = None
@@ -88,9 +89,9 @@ class Changes:
         trouble: str | None = None
         while True:
             try:
-                if self._listen and self._link.websockets:
+                if self._how == "websocket" and self._link.websockets:
                     await self._listen_once(queue)
-                else:
+                elif self._how != "notices":
                     await self._read_unheard(queue)
                     trouble = None
             except Unavailable as error:
@@ -159,22 +160,22 @@ class Changes:
     async def _changed_since(self, name: str, since: datetime) -> list[str]:
         foreign = {"_or": [{"changed_by": {"_neq": self._link.user}}, {"changed_by": {"_null": True}}]}
         keys: dict[str, None] = {}
-        at, offset = written(since), 0
+        at, offset, most = written(since), 0, min(_PAGE, self._link.most_read)
         while True:
             page = await self._link.search(
                 name,
                 filter={"_and": [{"changed_at": {"_gte": at}}, foreign]},
                 fields=["id", "changed_at"],
                 sort=["changed_at", "id"],
-                limit=_PAGE,
+                limit=most,
                 offset=offset,
             )
             keys |= dict.fromkeys(str(row.get("id")) for row in page)
-            if len(page) < _PAGE:
+            if len(page) < most:
                 return list(keys)
             last = written(read_time(page[-1].get("changed_at")))
             offset = (
-                offset + _PAGE
+                offset + most
                 if last == at
                 else sum(row.get("changed_at") == page[-1].get("changed_at") for row in page)
             )

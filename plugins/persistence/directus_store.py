@@ -39,6 +39,8 @@ from sidecar import (
 )
 
 _NEWEST_FIRST = ["-sequence", "-id"]
+_KEYS = 250
+"""Rows that are read by one call."""
 _AT_ONCE = 20
 """Chats whose newest messages are read by one call."""
 
@@ -54,8 +56,8 @@ class DirectusStore(Store):
         self._writes = writes
         self._changes = changes
         self._damage = damage
-        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=link.most_read)
-        self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=link.most_read)
+        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
+        self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=_KEYS)
         self._newest: Batcher[tuple[str, int], Newest] = Batcher(self._read_newest, most=_AT_ONCE)
 
     # -- chats ---------------------------------------------------------------------------------------------------------
@@ -131,6 +133,9 @@ class DirectusStore(Store):
 
     async def _by_key(self, name: str, fields: Sequence[str], keys: Sequence[str]) -> Sequence[Row | Exception | None]:
         wanted = list(dict.fromkeys(keys))
+        if len(wanted) > self._link.most_read:
+            half = len(keys) // 2
+            return [*await self._by_key(name, fields, keys[:half]), *await self._by_key(name, fields, keys[half:])]
         try:
             rows = await self._link.search(
                 name, filter={"id": {"_in": wanted}}, fields=list(fields), limit=max(1, len(wanted))
@@ -152,10 +157,14 @@ class DirectusStore(Store):
         self, user: UserHash, chat_id: ChatId, before: MessageId | None, limit: int
     ) -> Page[MessageInDB]:
         limit = max(limit, 0)
-        if before is None:
+        rows: Sequence[Row]
+        mine = {"chat_id": {"_eq": chat_key(user, chat_id)}}
+        if before is None and limit < self._link.most_read:
             rows, total = await self._newest.ask((chat_key(user, chat_id), limit + 1))
+        elif before is None:
+            total = await self._link.count(self._link.names.messages, mine)
+            rows = await self._older(mine, None, "", limit + 1)
         else:
-            mine = {"chat_id": {"_eq": chat_key(user, chat_id)}}
             key = message_key(user, chat_id, before)
             place = await self._found.ask(key)
             total = await self._link.count(self._link.names.messages, mine)
@@ -164,12 +173,13 @@ class DirectusStore(Store):
             rows = await self._older(mine, place, key, limit + 1)
         return Page(self._of_chat(rows[:limit], user, chat_id), len(rows) > limit, total)
 
-    async def _older(self, mine: Mapping[str, Any], place: Row, key: str, wanted: int) -> Sequence[Row]:
-        sequence = place.get("sequence")
+    async def _older(self, mine: Mapping[str, Any], place: Row | None, key: str, wanted: int) -> Sequence[Row]:
+        """Behind this row; None: from the newest on."""
+        sequence = place.get("sequence") if place is not None else None
         name = self._link.names.messages
         rows: Sequence[Row] = []
         last = ""
-        if isinstance(sequence, int):
+        if place is None or isinstance(sequence, int):
             rows = await self._behind(name, mine, "sequence", _NEWEST_FIRST, (sequence, key), wanted)
         else:
             last = key
@@ -184,8 +194,9 @@ class DirectusStore(Store):
         """One call for the messages of all these chats, and one that counts them."""
         keys = list(dict.fromkeys(key for key, _ in questions))
         most = max(wanted for _, wanted in questions)
-        if self._link.limited:
-            most = min(most, self._link.most_read)
+        if len(keys) > self._link.most_read:
+            half = len(questions) // 2
+            return [*await self._read_newest(questions[:half]), *await self._read_newest(questions[half:])]
         names = self._link.names
         condition = {"id": {"_in": keys}}
         try:

@@ -50,6 +50,10 @@ class Writes:
         self._lanes: list[Batcher[Write, None]] = [Batcher(self._put) for _ in range(_LANES)]
         self._deletions: Batcher[str, None] = Batcher(self._delete)
         self._devices: Batcher[DeviceInDB, None] = Batcher(self._put_devices)
+        self._most_deleted = -1
+        """By one call; all of them, unless Directus was found to refuse so many."""
+        self.fault: str | None = None
+        """Why the last write failed within Directus; None once one went through again."""
         self._succeeded = 0.0
         self._failed_first: dict[str, float] = {}
 
@@ -129,6 +133,7 @@ class Writes:
             await self._refused(units, error, answers, tries)
         else:
             self._succeeded = time.monotonic()
+            self.fault = None
             for unit in units:
                 self._failed_first.pop(unit.key, None)
                 unit.settle(answers, None)
@@ -172,9 +177,8 @@ class Writes:
             self._failed_first.clear()
         if self._succeeded > self._failed_first.setdefault(write.key, now):
             return error
-        return Unavailable(
-            PART, f"Directus fails at writing ({error.code}): look at its log, its database and the disk"
-        )
+        self.fault = f"Directus fails at writing ({error.code}): look at its log, its database and the disk"
+        return Unavailable(PART, self.fault)
 
     async def _rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
         wanted = list(dict.fromkeys(keys))
@@ -241,13 +245,19 @@ class Writes:
 
     async def _delete_all(self, name: str, condition: Mapping[str, Any]) -> None:
         while True:
+            most = self._most_deleted
             try:
-                await self._link.call("DELETE", f"/items/{name}", {"query": {"filter": condition, "limit": -1}})
+                await self._link.call("DELETE", f"/items/{name}", {"query": {"filter": condition, "limit": most}})
             except DirectusFailed as error:
                 raise Unavailable(PART, f"Directus fails at deleting ({error.code}): look at its log") from None
             except DirectusRefused as error:
-                raise Unstorable(f"Directus does not let rows of {name} be deleted ({error.code})") from None
-            if not self._link.limited or not await self._link.search(name, filter=condition, fields=["id"], limit=1):
+                if error.code != "INVALID_PAYLOAD" or most == 1:
+                    raise Unstorable(f"Directus does not let rows of {name} be deleted ({error.code})") from None
+                self._most_deleted = self._link.most_rows if most == -1 else most // 2  # `MAX_BATCH_MUTATION`
+                continue
+            if (most == -1 and not self._link.limited) or not await self._link.search(
+                name, filter=condition, fields=["id"], limit=1
+            ):
                 return
 
     # -- new bytes, devices --------------------------------------------------------------------------------------------

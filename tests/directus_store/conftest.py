@@ -39,8 +39,8 @@ def directus(_prepared: Prepared) -> Prepared:
 async def start_prepared(start_directus: StartDirectus) -> StartPrepared:
     """A Directus of the test's own, prepared: `directus = await start_prepared(RATE_LIMITER_ENABLED="true", …)`."""
 
-    async def start(**environment: str) -> Prepared:
-        server = await start_directus(**environment)
+    async def start(**options: Any) -> Prepared:
+        server = await start_directus(**options)
         return Prepared(server, Names(), await prepare(server))
 
     return start

@@ -160,10 +160,10 @@ async def start_directus(_directus_installed: None, tmp_path: Path) -> AsyncIter
     async with AsyncExitStack() as servers:
         number = 0
 
-        async def start(**environment: str) -> DirectusServer:
+        async def start(*, under: Sequence[str] = (), **environment: str) -> DirectusServer:
             nonlocal number
             number += 1
-            server = DirectusServer(tmp_path / f"directus-{number}", **environment)
+            server = DirectusServer(tmp_path / f"directus-{number}", under=under, **environment)
             return await servers.enter_async_context(server)
 
         yield start

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,8 +58,10 @@ class DirectusServer:
     it. It is bound to no event loop, but is started from the main thread only.
     """
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *, under: Sequence[str] = (), **environment: str) -> None:
+        """`under`: a command that runs the server, with its arguments; the pid must stay the server's."""
         self.folder = folder
+        self._under = list(under)
         self._given = environment
         self._port: ReservedPort
         self._process: ServiceProcess
@@ -122,7 +124,7 @@ class DirectusServer:
             elif not self.database.exists():
                 shutil.copy(await asyncio.to_thread(_template, installed), self.database)
             self._process = ServiceProcess(
-                installed.command("start"),
+                [*self._under, *installed.command("start")],
                 folder=self.folder,
                 log=self.folder / "directus.log",
                 environment=self.environment(),
