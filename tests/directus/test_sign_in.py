@@ -42,7 +42,7 @@ def plugin(server: Server) -> Directus:
 
 async def hears(server: Server) -> None:
     """Returns when Directus reports changes of users."""
-    await until(lambda: plugin(server)._heard)
+    await until(lambda: plugin(server)._changes.heard)
 
 
 def look_now(server: Server) -> None:
@@ -293,7 +293,7 @@ async def test_t46_without_its_websocket_the_next_look_ends_it(serve: Serve, sta
         tokens = [await anna.access_token(), await anna.static_token()]
         devices = [await Device(server.url, token=token).open() for token in tokens]
         other = await Device(server.url, token=await bert.access_token()).open()
-        await until(lambda: "WEBSOCKETS_ENABLED" in plugin(server)._unheard_because)
+        await until(lambda: "WEBSOCKETS_ENABLED" in plugin(server)._changes.unheard_because)
         assert "within a minute" in str(plugin(server).state())
         await anna.change(status="suspended")
         look_now(server)
@@ -316,7 +316,7 @@ async def test_a_gap_in_what_directus_reports_is_closed_when_it_reports_again(
         devices = [await Device(server.url, token=token, wait=40).open() for token in tokens]
         await hears(server)
         own.kill()
-        await until(lambda: not plugin(server)._heard)
+        await until(lambda: not plugin(server)._changes.heard)
         look_now(server)
         await asyncio.sleep(0.5)
         await alive(*devices)
@@ -432,7 +432,7 @@ async def test_t47_who_is_deleted_in_directus_is_reported_to_be_erased(
     anna = await human(directus)
     async with signing() as auth, aclosing(cast("AsyncGenerator[Ended, None]", auth.ended())) as reports:
         first = asyncio.create_task(anext(reports))
-        await until(lambda: auth._heard)
+        await until(lambda: auth._changes.heard)
         await anna.change(status="suspended")
         await anna.delete()
         assert [await first, await anext(reports)] == [Ended(anna.id), Ended(anna.id, erased=True)]
