@@ -19,6 +19,10 @@ from sidecar.server.wire import WebSocketWire
 from sidecar.slots.authenticator import Session
 from sidecar.watchdog import Watchdog
 
+_PLACES_AT_ONCE = 200
+"""Ten thousand sockets that come back at once take many seconds, however it is done. In turn each waits for its own; all at once
+each call of any of them would wait for those of all, until its deadline."""
+
 
 @dataclass(eq=False, slots=True)
 class OpenSession:
@@ -48,6 +52,8 @@ class Context:
     opening: set[WebSocketWire] = field(default_factory=set)
     """Sockets that were accepted and are not ready yet."""
     turns: Turns = field(default_factory=Turns)
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PLACES_AT_ONCE))
+    """For those that have signed in and ask cache and store for the rest of what makes a connection."""
     stopping: bool = False
     cut_off: bool = False
     """The cache that others share cannot be reached from here: whoever comes is sent to them."""

@@ -170,6 +170,11 @@ class Opening:
         if auth.protocol != PROTOCOL:
             raise WireError("unsupported_protocol", f"this server speaks protocol {PROTOCOL}", close=4400)
         session = await self._session(auth)
+        async with context.places:
+            return await self._connect(re, auth, session)
+
+    async def _connect(self, re: str, auth: Auth, session: Session) -> tuple[Connection, Lease]:
+        context = self._context
         user = hash_user(session.user_id, context.config.pepper)
         connection_id = ConnectionId(secrets.token_hex(12))
         lease = await self._place(user, connection_id)
