@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Self
 
@@ -18,6 +18,7 @@ from plugins.cache.redis_calls import NIL, Call, Redirected
 from plugins.cache.redis_lane import Health, Lane
 from plugins.cache.redis_layout import script
 from plugins.cache.redis_refusals import reason_of
+from plugins.cache.redis_subscription import Subscription
 from plugins.cache.redis_tasks import end
 from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
@@ -214,14 +215,24 @@ class Link:
     async def clients(self) -> Sequence[Redis]:
         """A client for each primary, for what is asked at the start and by `doctor`. The caller closes them."""
         if self._cluster is None:
-            return [Redis.from_url(self._url, socket_timeout=self._timeout, socket_connect_timeout=self._timeout)]
+            options: dict[str, Any] = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+            return [Redis.from_url(self._url, protocol=2, **options)]
         if not self._cluster.nodes_manager.slots_cache:
             await self._refresh()
         return [_client_of(node.connection_kwargs, self._timeout) for node in self._cluster.get_primaries()]
 
-    async def subscriber(self) -> Redis:
-        """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""
-        return (await self.clients())[0] if self._cluster is None else await self._any_node()
+    async def subscription(self, told: Callable[[bytes], None]) -> Subscription:
+        """A connection to subscribe on; `told` gets the messages. In a cluster any node will do: what is published reaches all.
+
+        Raises `Unavailable`, and what redis-py raises.
+        """
+        client = (await self.clients())[0] if self._cluster is None else await self._any_node()
+        try:
+            connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return Subscription(connection, told)
+        finally:
+            await client.aclose()
 
     async def _any_node(self) -> Redis:
         clients = await self.clients()
@@ -255,5 +266,9 @@ def _client_of(options: Mapping[str, Any], timeout: float) -> Redis:
     kept = {name: options[name] for name in names if options.get(name) is not None}
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     return Redis(
-        **kept, **({"ssl": True, **tls} if tls else {}), socket_timeout=timeout, socket_connect_timeout=timeout
+        **kept,
+        **({"ssl": True, **tls} if tls else {}),
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        protocol=2,
     )
