@@ -44,8 +44,8 @@ class Fleet:
         }
         for name, part in shared.items():
             given = sections.get(name, {})
-            if given.get("use", part["use"]) != part["use"]:
-                continue  # another plugin, shared as its own options say
+            if given.get("use") == "directus":
+                continue  # it is shared by itself, and has no file
             sections[name] = {**part, **given, "options": {**part["options"], **given.get("options", {})}}
         return {"cache": self.cache, **sections}
 
