@@ -23,6 +23,7 @@ from tests.directus_store.conftest import ServeOn
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
 from tests.integration.world import NEVER, cached, key_count, settled, until
 from tests.services.directus.front import DirectusFront
+from tests.services.proxy import FaultProxy
 
 
 async def _listening(server: Server) -> None:
@@ -260,6 +261,30 @@ async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
         await directus.edit("chats", key_of(person, "one"), title=None)
         told = (await device.event("chat_restored"))["chat"]
         assert (told["title"], told["title_version"]) == (None, 2)
+        await _listening(server)
+
+
+async def test_f33_a_connection_that_died_in_silence_is_noticed_and_the_gap_closed(
+    directus: Prepared, serve_on: ServeOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing arrives any more, and nothing ends: Directus' own pings and the answers to ours are missed."""
+    monkeypatch.setattr("plugins.directus.subscriptions._SILENCE", 1.5)
+    monkeypatch.setattr("plugins.directus.subscriptions._PING_SECONDS", 0.4)
+    person = somebody()
+    async with (
+        FaultProxy(directus.server.address) as proxy, serve_on(directus, f"http://127.0.0.1:{proxy.port}") as server,
+        Device(server.url, person, wait=30) as device,
+    ):
+        await _listening(server)
+        await _with_texts(server, device)
+        await asyncio.sleep(2.5)
+        assert plugin_of(server).state()["listening"], "with its pings it lives on"
+        proxy.black_hole()
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        await until(lambda: not plugin_of(server).state()["listening"])
+        proxy.reset()
+        proxy.clear()
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
         await _listening(server)
 
 
