@@ -3,15 +3,14 @@
 An access token, a session token (in the first frame, or as Directus' own HttpOnly cookie with `server.cookie`), or a static token.
 The token says who somebody is; whether that person may still come in says the service account. The parts, from here down:
 `directus_tokens` (what a token claims), `directus_vouchers` (whether Directus takes it), `directus_people` (who it is),
-`directus_sessions` (which are open here), `directus_source` (the calls).
+`directus_sessions` (which are open here), `directus_changes` (who is ended elsewhere), `directus_source` (the calls).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
@@ -19,8 +18,9 @@ from typing import Annotated, Any, Literal, Self
 import structlog
 from pydantic import Field, SecretStr, field_validator
 
+from plugins.auth.directus_changes import Changes
 from plugins.auth.directus_findings import sign_in_findings
-from plugins.auth.directus_people import ACTIVE, People, Person
+from plugins.auth.directus_people import People, Person
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_source import Source
 from plugins.auth.directus_tokens import Kind, Token, read_token
@@ -29,7 +29,6 @@ from plugins.directus.account import READ_PEOPLE
 from plugins.directus.bootstrap import bootstrap
 from plugins.directus.options import DirectusOptions
 from plugins.directus.plan import Needed
-from plugins.directus.subscriptions import Heard, Wanted, follow
 from sidecar import (
     Authenticator,
     Credential,
@@ -50,10 +49,6 @@ _UNHEARD_SECONDS = 2.0
 _SESSION_SECONDS = 2.0
 """For the tabs of one browser that come back at once: Directus reports no end of a session."""
 _AGAIN_SECONDS = 2.0
-_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
-"""Between two tries to hear Directus."""
-# Deletions last: what is reported while a later subscription is being made is lost, and no look afterwards would find it.
-_WANTED = (Wanted("directus_users", "update", ("id", "status", "role")), Wanted("directus_users", "delete"))
 
 
 class Directus(Authenticator):
@@ -95,8 +90,7 @@ class Directus(Authenticator):
         self._people = People(self._read_people, kept=self._kept)
         self._vouchers = Vouchers(self._source.vouch, Pace(float(options.sign_ins_per_second)))
         self._open = OpenSessions()
-        self._heard = False
-        self._unheard_because = "not connected yet"
+        self._changes = Changes(self._source.client, self._people, self._vouchers, self._open, self._still)
         self._inspected = False
         self._barred: str | None = None
         self._stack = AsyncExitStack()
@@ -146,11 +140,11 @@ class Directus(Authenticator):
     def state(self) -> Mapping[str, Any]:
         """For `/readyz`: whether Directus answers, and whether it reports changes of users."""
         trouble = self._barred or self._source.trouble
-        state: dict[str, Any] = {"ok": trouble is None, "hears_changes": self._heard}
+        state: dict[str, Any] = {"ok": trouble is None, "hears_changes": self._changes.heard}
         if trouble is not None:
             state["reason"] = trouble
-        elif not self._heard:
-            state["detail"] = f"changes of users are seen within a minute: {self._unheard_because}"
+        elif not self._changes.heard:
+            state["detail"] = f"changes of users are seen within a minute: {self._changes.unheard_because}"
         return state
 
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
@@ -189,18 +183,9 @@ class Directus(Authenticator):
         self._open.shown(session.user_id, token)
 
     async def ended(self) -> AsyncIterator[Ended]:
-        """As Directus' WebSocket reports changes of users; after a gap everybody who is connected here is looked at."""
-        reports: asyncio.Queue[Ended | Exception] = asyncio.Queue()
-        listening = asyncio.create_task(self._listen(reports))
-        try:
-            while True:
-                report = await reports.get()
-                if isinstance(report, Exception):
-                    raise report
+        async with aclosing(self._changes.ended()) as reports:
+            async for report in reports:
                 yield report
-        finally:
-            self._heard = False
-            await _end(listening)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
@@ -209,7 +194,7 @@ class Directus(Authenticator):
         return time.time() - self._source.clock_ahead
 
     def _kept(self) -> float:
-        return _HEARD_SECONDS if self._heard else _UNHEARD_SECONDS
+        return _HEARD_SECONDS if self._changes.heard else _UNHEARD_SECONDS
 
     async def _genuine(self, token: Token) -> Vouched:
         if token.kind is Kind.ACCESS:
@@ -242,71 +227,6 @@ class Directus(Authenticator):
 
     async def _read_people(self, user_ids: Sequence[str]) -> Mapping[str, Person]:
         return await self._source.people(user_ids, self._options.names)
-
-    # -- changes of users ----------------------------------------------------------------------------------------------
-
-    async def _listen(self, reports: asyncio.Queue[Ended | Exception]) -> None:
-        """Runs for good, connecting again whenever the connection ends."""
-        pause = _PAUSE
-        looks: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                try:
-                    async with aclosing(follow(self._source.client, _WANTED)) as stream:
-                        async for heard in stream:
-                            pause = _PAUSE
-                            if users := self._take(heard, reports):
-                                # Beside the stream: what Directus reports next does not wait for what it is asked.
-                                look = asyncio.create_task(self._look_at(users, reports))
-                                looks.add(look)
-                                look.add_done_callback(looks.discard)
-                    reason = "it ended"
-                except Unavailable as error:
-                    reason = error.reason
-                if self._heard or self._unheard_because != reason:
-                    log.warning("directus_not_heard", reason=reason, retry_after=pause)
-                self._heard, self._unheard_because = False, reason
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
-                pause = min(pause * 2, _LONGEST_PAUSE)
-        except Exception as error:  # noqa: BLE001  # whoever reads the reports is told, and begins anew
-            reports.put_nowait(error)
-        finally:
-            for look in list(looks):
-                await _end(look)
-
-    def _take(self, heard: Heard | None, reports: asyncio.Queue[Ended | Exception]) -> Collection[str]:
-        """Reports what follows from this alone. Returns whom to look at: who may have been changed otherwise, by a new password or in a gap."""
-        self._vouchers.drop_static()
-        if heard is None:
-            self._people.drop()
-            self._heard = True
-            return self._open.users()
-        if heard.action == "delete":
-            self._people.drop(heard.keys)
-            for user_id in heard.keys:
-                reports.put_nowait(Ended(user_id, erased=True))
-            return ()
-        rows = [row for row in heard.rows if isinstance(row.get("id"), str)]
-        self._people.drop([row["id"] for row in rows])
-        for row in rows:
-            if row.get("status") != ACTIVE:
-                reports.put_nowait(Ended(row["id"]))
-        mine = set(self._open.users())
-        return [row["id"] for row in rows if row.get("status") == ACTIVE and row["id"] in mine]
-
-    async def _look_at(self, user_ids: Collection[str], reports: asyncio.Queue[Ended | Exception]) -> None:
-        """Reports the sessions of these that are over by now. What cannot be asked is asked again with the core's next look."""
-
-        async def look(user_id: str, token: Token) -> None:
-            try:
-                await self._still(user_id, token)
-            except Unauthenticated:
-                self._open.ended(user_id, token)
-                reports.put_nowait(Ended(user_id, token.session_id))
-            except Unavailable:
-                pass
-
-        await asyncio.gather(*(look(user_id, token) for user_id in user_ids for token in self._open.tokens(user_id)))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

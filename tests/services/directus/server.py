@@ -26,7 +26,7 @@ from tests.services.process import ServiceProcess
 ADMIN_EMAIL = "admin@example.com"
 ADMIN_PASSWORD = "a password for tests"
 ADMIN_TOKEN = "admin-token-of-the-tests"
-SECRET = "a secret of the tests, more than 32 characters long"
+SECRET = "a secret of the tests of more than 32 characters"
 
 _UNLESS_TOLD = {
     "SECRET": SECRET,
