@@ -32,10 +32,11 @@ async def take_in(parts: Parts, change: Elsewhere) -> None:
 
 
 async def _chat(parts: Parts, user: UserHash, chat_id: ChatId, *, deleted: bool) -> None:
-    row = (await parts.store.known(user, [chat_id])).get(chat_id)
+    # The row is read last: a write of our own in between makes it newer than what is here, and never older.
     cached = (await parts.cache.chats.read(user, [chat_id])).get(chat_id)
     if isinstance(cached, Deleted):
         return  # deleted here: the row goes, or went, by the outbox
+    row = (await parts.store.known(user, [chat_id])).get(chat_id)
     if row is None:
         if deleted and (cached is None or cached.in_store) and await _has_a_key(parts, user, chat_id):
             # The key goes first, as when a person deletes it: copies in backups stay closed too (semantics §8).
@@ -145,11 +146,13 @@ def _new_operation() -> str:
 
 async def _message(parts: Parts, user: UserHash, chat_id: ChatId, message_id: MessageId) -> None:
     """The next `messages_version` tells of it; a chat that is gone as a whole is told of by its own report."""
-    if isinstance((await parts.cache.chats.read(user, [chat_id])).get(chat_id), Deleted):
-        return
-    await parts.cache.chats.drop(user, [chat_id])
-    chat = (await load(parts, user, [chat_id])).chats.get(chat_id)
-    if not isinstance(chat, ChatInCache):
+    chat = (await parts.cache.chats.read(user, [chat_id])).get(chat_id)
+    if isinstance(chat, Deleted):
         return
     there = message_id in await parts.store.find(user, chat_id, [message_id])
+    if there or chat is None:
+        await parts.cache.chats.drop(user, [chat_id])
+        chat = (await load(parts, user, [chat_id])).chats.get(chat_id)
+    if not isinstance(chat, ChatInCache):
+        return
     await commit(parts, own_change(parts, user, chat_id, MessageElsewhere(message_id, deleted=not there)))

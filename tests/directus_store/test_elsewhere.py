@@ -14,14 +14,16 @@ import aiohttp
 import pytest
 
 from sidecar.ids import ChatId, UserHash
-from sidecar.server.reports import hear_ended
+from sidecar.server.reports import hear_elsewhere, hear_ended
 from sidecar.server.running import Server
 from sidecar.slots.authenticator import Ended
+from sidecar.slots.store import Elsewhere
 from tests.device import Device, Frame, doc
 from tests.directus_store.conftest import ServeOn
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
 from tests.integration.world import NEVER, cached, key_count, settled, until
 from tests.services.directus.front import DirectusFront
+from tests.services.proxy import FaultProxy
 
 
 async def _listening(server: Server) -> None:
@@ -184,6 +186,52 @@ async def test_f33_what_is_not_stored_yet_stays_and_goes_on_above_the_row(
         assert row["draft"] is not None
 
 
+async def test_f33_a_report_that_meets_a_write_of_our_own_takes_nothing_back(
+    directus: Prepared, serve_on: ServeOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the row is read for the report, an edit is accepted and stored: what was read is older than what is here."""
+    person = somebody()
+    async with serve_on(directus, options={"changes": "notices"}) as server, Device(server.url, person) as device:
+        await _with_texts(server, device)
+        store = server.context.parts.store
+        known = store.known
+
+        async def late(*arguments: Any) -> Any:
+            row = await known(*arguments)
+            monkeypatch.undo()
+            base = {"content": doc("newer"), "basedOnVersion": 1}
+            await device.ask("draft_update", {"chatId": "one", **base})
+            await settled(server)
+            return row
+
+        monkeypatch.setattr(store, "known", late)
+        await hear_elsewhere(server.context, Elsewhere(UserHash(device.user), ChatId(device.full("one"))))
+        await settled(server)
+        [row] = await directus.rows("chats", person)
+        assert row["version"] == 2
+        async with Device(server.url, person) as fresh:
+            chats = {chat["id"]: chat for frame in await fresh.sync() for chat in frame["chats"] if "draft" in chat}
+        assert (chats[device.full("one")]["draft"], chats[device.full("one")]["version"]) == (doc("newer"), 2)
+
+
+async def test_f33_many_messages_deleted_in_one_go_are_all_told(directus: Prepared, serve_on: ServeOn) -> None:
+    person = somebody()
+    async with serve_on(directus) as server, Device(server.url, person, wait=30) as device:
+        await _listening(server)
+        said = await _say(device, "one", *range(40))
+        await settled(server)
+        victims = [each["message"]["id"] for each in said[5:35]]
+        await directus.delete("messages", *(f"{key_of(person, 'one')}_{victim}" for victim in victims))
+        told = [await device.event("message_deleted") for _ in victims]
+        assert {each["messageId"] for each in told} == set(victims)
+        versions = [each["messagesVersion"] for each in told]
+        assert versions == list(range(versions[0], versions[0] + 30))
+        async with Device(server.url, person) as fresh:
+            frames = await fresh.sync()
+            shown = {each["id"] for frame in frames for one in frame["chats"] for each in one.get("messages", ())}
+        assert shown == {each["message"]["id"] for each in said} - set(victims)
+
+
 async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn) -> None:
     """The echo of what the sidecar itself wrote, changed and deleted is ignored."""
     person = somebody()
@@ -213,6 +261,30 @@ async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
         await directus.edit("chats", key_of(person, "one"), title=None)
         told = (await device.event("chat_restored"))["chat"]
         assert (told["title"], told["title_version"]) == (None, 2)
+        await _listening(server)
+
+
+async def test_f33_a_connection_that_died_in_silence_is_noticed_and_the_gap_closed(
+    directus: Prepared, serve_on: ServeOn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing arrives any more, and nothing ends: Directus' own pings and the answers to ours are missed."""
+    monkeypatch.setattr("plugins.directus.subscriptions._SILENCE", 1.5)
+    monkeypatch.setattr("plugins.directus.subscriptions._PING_SECONDS", 0.4)
+    person = somebody()
+    async with (
+        FaultProxy(directus.server.address) as proxy, serve_on(directus, f"http://127.0.0.1:{proxy.port}") as server,
+        Device(server.url, person, wait=30) as device,
+    ):
+        await _listening(server)
+        await _with_texts(server, device)
+        await asyncio.sleep(2.5)
+        assert plugin_of(server).state()["listening"], "with its pings it lives on"
+        proxy.black_hole()
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        await until(lambda: not plugin_of(server).state()["listening"])
+        proxy.reset()
+        proxy.clear()
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
         await _listening(server)
 
 

@@ -45,7 +45,7 @@ class Fleet:
         for name, part in shared.items():
             given = sections.get(name, {})
             if given.get("use") == "directus":
-                continue  # shared as its own options say
+                continue  # it is shared by itself, and has no file
             sections[name] = {**part, **given, "options": {**part["options"], **given.get("options", {})}}
         return {"cache": self.cache, **sections}
 

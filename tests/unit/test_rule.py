@@ -495,3 +495,32 @@ def _holds(world: _World, before: ChatInCache | None, decision: Decision) -> Non
     assert after.message_bytes == sum(256 + len(message.content) for message in after.messages)
     for message in after.messages:
         assert world.sequences.setdefault(message.sequence, message.id) == message.id
+
+
+def test_f33_a_message_changed_elsewhere_takes_the_next_number() -> None:
+    """Deleted it goes from here, edited it is told anew; one that is on its way to the store was not meant."""
+    world = _World()
+    for name in ("a", "b", "c"):
+        world.commit(_change(AddMessage(_message(name)), f"op-{name}"))
+    assert world.chat is not None
+    ids = [message.id for message in world.chat.messages]
+    early = world.commit(_change(MessageElsewhere(ids[0], deleted=True), None))
+    assert isinstance(early.outcome, Accepted)
+    assert early.outcome.repeat
+    assert _unchanged(early)
+    for message_id in ids:
+        world.commit(_change(Stored(0, 0, message_id), None))
+    before = world.chat
+    gone = world.commit(_change(MessageElsewhere(ids[1], deleted=True), None))
+    assert world.chat is not None
+    assert [message.id for message in world.chat.messages] == [ids[0], ids[2]]
+    assert world.chat.messages_version == before.messages_version + 1
+    assert world.chat.message_bytes < before.message_bytes
+    assert [(item.kind, item.ref) for item in gone.items] == [("message_deleted", ids[1])]
+    assert [entry.kind for entry in gone.entries] == ["title"], "the store is told of the number"
+    edited = world.commit(_change(MessageElsewhere(ids[0], deleted=False), None))
+    assert [(item.kind, item.ref) for item in edited.items] == [("message", ids[0])]
+    assert [message.id for message in world.chat.messages] == [ids[0], ids[2]]
+    older = world.commit(_change(MessageElsewhere(ids[1], deleted=True), None))
+    assert older.items, "one that is not here is told of all the same"
+    assert decide(_view(), _change(MessageElsewhere(ids[0], True), None), Limits()).outcome == Conflict("missing")
