@@ -181,7 +181,7 @@ async def _entries(limit: RawVault, seconds: float, found: _Firsts, vault: Meter
 
 
 async def _edit(plan: Plan, home: Path, cores: Cores, vault: VaultServer) -> list[Row]:
-    people, drafts = plan.goals.over_raw_vault_at, Drafts()
+    people, drafts = min(plan.goals.over_raw_vault_at, max(plan.people)), Drafts()
     found: dict[str, Rounds] = {"vault": Rounds(), "local": Rounds()}
     with (
         _with_vault(home / "edit-vault", cores, vault) as with_vault,

@@ -180,7 +180,14 @@ async def commit(
 async def key_of(
     parts: Parts, user: UserHash, chat_id: ChatId, *, trust_new: bool = False
 ) -> KeyReference | Deleted | None:
-    """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows.
+    """The chat's key; the tombstone of a deleted chat; None for a chat that nobody knows. `trust_new`: see `seek`."""
+    return (await seek(parts, user, chat_id, trust_new=trust_new))[0]
+
+
+async def seek(
+    parts: Parts, user: UserHash, chat_id: ChatId, *, trust_new: bool = False
+) -> tuple[KeyReference | Deleted | None, FillToken | None]:
+    """The chat's key, or the tombstone of a deleted chat; or None for a chat that nobody knows, with the proof of it.
 
     `trust_new`: the client says that the chat is new, which is believed while the store cannot be asked, unless it has a
     key: a frame that is sent again says so too, of a chat that was stored meanwhile. Where the answer is None, the caller
@@ -188,17 +195,18 @@ async def key_of(
     """
     key = parts.references.get(user, chat_id)
     if key is not None:
-        return key
+        return key, None
     try:
-        found = (await load(parts, user, [chat_id], use=True, begins=trust_new)).chats.get(chat_id)
+        loaded = await load(parts, user, [chat_id], use=True, begins=trust_new)
     except Unavailable:
         if not trust_new or await parts.cipher.begun(user, chat_id):
             raise
-        return None
+        return None, None
+    found = loaded.chats.get(chat_id)
     if isinstance(found, ChatInCache):
         parts.references.keep(user, chat_id, found.key)
-        return found.key
-    return found
+        return found.key, None
+    return found, loaded.token if found is None else None
 
 
 async def begin(parts: Parts, user: UserHash, chat_id: ChatId) -> KeyReference | Deleted:
@@ -246,9 +254,15 @@ async def _tombstone(parts: Parts, user: UserHash, chat_id: ChatId, caller: Call
 
 
 def client_change(
-    parts: Parts, caller: Caller, frame: ClientFrame, chat_id: ChatId, key: KeyReference, what: What
+    parts: Parts,
+    caller: Caller,
+    frame: ClientFrame,
+    chat_id: ChatId,
+    key: KeyReference,
+    what: What,
+    token: FillToken | None = None,
 ) -> Change:
-    """A change that a client asked for, under its operation id."""
+    """A change that a client asked for, under its operation id; `token`: the proof of `seek`, of a chat that it begins."""
     return Change(
         user=caller.user,
         device=caller.device,
@@ -259,6 +273,7 @@ def client_change(
         at=parts.now(),
         what=what,
         connection=caller.connection,
+        token=token,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.answers import Answer
 from sidecar.changes import Accepted, ChatInCache, Conflict, ConflictReason, PutDraft
-from sidecar.chats import begin, bury, client_change, commit, key_of, load
+from sidecar.chats import begin, bury, client_change, commit, key_of, load, seek
 from sidecar.documents import same
 from sidecar.errors import KeyGone, Undecryptable, WireError
 from sidecar.frames.client import DraftDelete, DraftUpdateRequestData
@@ -27,7 +27,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     content = content_of(parts, payload.content, parts.settings.documents.max_bytes, frame=frame)
     base = payload.based_on_version
     begins = base == 0
-    key = await key_of(parts, user, chat_id, trust_new=begins and temp is not None)
+    key, token = await seek(parts, user, chat_id, trust_new=begins and temp is not None)
     if parts.plugins.guards_drafts and not parts.cipher.end_to_end and not isinstance(key, Deleted):
         found = (await load(parts, user, [chat_id])).chats.get(chat_id) if key is not None else None
         chat = found.in_db() if isinstance(found, ChatInCache) else None
@@ -44,7 +44,7 @@ async def update_draft(parts: Parts, caller: Caller, frame: ClientFrame, payload
     except KeyGone:
         gone = await bury(parts, user, chat_id, key)
         return _conflict(parts, chat_id, temp, "chat_deleted", gone, None)
-    change = client_change(parts, caller, frame, chat_id, key, PutDraft(sealed, base, payload.based_on_op))
+    change = client_change(parts, caller, frame, chat_id, key, PutDraft(sealed, base, payload.based_on_op), token)
     outcome = await commit(parts, change, trust_new=new)
     if isinstance(outcome, Accepted):
         parts.metrics.accepted.labels("draft").inc()

@@ -6,7 +6,7 @@ from typing import Any
 
 from sidecar.answers import Answer
 from sidecar.changes import Accepted, AddMessage, ChatInCache, Conflict
-from sidecar.chats import Found, begin, bury, client_change, commit, key_of, load
+from sidecar.chats import Found, begin, bury, client_change, commit, load, seek
 from sidecar.errors import KeyGone, WireError
 from sidecar.frames.client import MessageSend, MessageStop
 from sidecar.frames.envelope import ClientFrame
@@ -24,7 +24,7 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
     temp = payload.temp_chat_id
     chat_id = chat_id_of(user, temp) if temp is not None else resolve_chat_id(user, payload.chat_id or "")
     content = content_of(parts, payload.content, parts.settings.message_bytes, frame=frame)
-    key = await key_of(parts, user, chat_id, trust_new=temp is not None)
+    key, token = await seek(parts, user, chat_id, trust_new=temp is not None)
     if isinstance(key, Deleted):
         return chat_deleted(key)
     found = (await load(parts, user, [chat_id], use=True)).chats.get(chat_id) if key is not None else None
@@ -63,7 +63,7 @@ async def send_message(parts: Parts, caller: Caller, frame: ClientFrame, payload
         return AddMessage(message, payload.draft_version, payload.draft_op, stored is not None, seen)
 
     try:
-        change = client_change(parts, caller, frame, chat_id, key, await what(chat))
+        change = client_change(parts, caller, frame, chat_id, key, await what(chat), token)
         outcome = await commit(parts, change, trust_new=new, again=what)
     except KeyGone:
         return chat_deleted(await bury(parts, user, chat_id, key))

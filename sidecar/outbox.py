@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -26,10 +27,23 @@ PROCESSES = "outbox_workers"
 """The lease whose holders are the processes that live, where several share a cache; it ends with a dead one's other leases."""
 _MOSTPROCESSES = 1000
 """That share the work."""
+_ANSWER_SECONDS = 1.0
+"""How long an answer about leases is waited for, whatever else a call to the cache may take: others have to be renewed."""
 _WATCH_SECONDS = 0.25
 """How often it is looked for leases that ended."""
 
+T = TypeVar("T")
+
 log = structlog.get_logger("sidecar.outbox")
+
+
+async def _soon(question: Awaitable[T]) -> T:
+    """The answer, or `Unavailable`."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            return await question
+    except TimeoutError:
+        raise Unavailable("cache", "it did not answer in time") from None
 
 
 class OutboxWorker:
@@ -136,19 +150,21 @@ class OutboxWorker:
         A cache may be away in part: what can be had of it is, and then `Unavailable` is raised.
         """
         troubles: list[Unavailable] = []
-        await self._join(troubles)
-        await self._count(troubles)
         shards = self._parts.cache.outbox.shards
-        share = shards if everything else -(-shards // self._workers)
         names = [f"outbox:{shard}" for shard in range(shards)]
         mine = [name for name in names if name in self._shards]
+        # What is held is renewed before anything else is waited for.
+        held, *_ = await asyncio.gather(self._take_shards(mine, troubles), self._count(troubles), self._join(troubles))
+        share = shards if everything else -(-shards // self._workers)
         # Each process begins elsewhere, so that they seldom want the same one.
         start = random.randrange(shards)  # noqa: S311
         others = [name for name in [*names[start:], *names[:start]] if name not in mine]
-        missing = share - await self._take_shards(mine, troubles)
+        missing = share - held
         while missing > 0 and others:
             tried, others = others[:missing], others[missing:]
             missing -= await self._take_shards(tried, troubles)
+            if troubles:
+                break  # each round may last as long as an answer is waited for; what is held has to be renewed meanwhile
         await self._give_back(-missing)
         if troubles:
             raise troubles[0]
@@ -157,7 +173,7 @@ class OutboxWorker:
         """A shard that could not be told gets the names with its first entry."""
         if not self._joined:
             try:
-                await self._parts.cache.outbox.join(self._names)
+                await _soon(self._parts.cache.outbox.join(self._names))
                 self._joined = True
             except Unavailable as error:
                 troubles.append(error)
@@ -169,9 +185,9 @@ class OutboxWorker:
             return
         try:
             if not self._leaving:
-                place = await leases.take(PROCESSES, self.holder, _LEASE_SECONDS, _MOSTPROCESSES)
+                place = await _soon(leases.take(PROCESSES, self.holder, _LEASE_SECONDS, _MOSTPROCESSES))
                 self._fence = place.fence if place is not None else 0
-            self._workers = max(1, len(await leases.held(PROCESSES)))
+            self._workers = max(1, len(await _soon(leases.held(PROCESSES))))
         except Unavailable as error:
             troubles.append(error)
 
@@ -187,7 +203,7 @@ class OutboxWorker:
 
     async def _take_shard(self, name: str) -> bool:
         until = time.monotonic() + _LEASE_SECONDS  # from before it is asked for: never later than the cache has it
-        lease = await self._parts.cache.leases.take(name, self.holder, _LEASE_SECONDS)
+        lease = await _soon(self._parts.cache.leases.take(name, self.holder, _LEASE_SECONDS))
         if lease is None:
             if self._shards.drop(name):
                 self._abandon(name)

@@ -11,6 +11,7 @@ from redis.exceptions import (
     AskError,
     BusyLoadingError,
     ClusterCrossSlotError,
+    InvalidResponse,
     MovedError,
     NoScriptError,
     ReadOnlyError,
@@ -136,6 +137,8 @@ def take(calls: Sequence[Call], commands: Sequence[Sequence[int]], came: Sequenc
             for place in command:
                 answers[place] = _told(answer)
         elif script.many:
+            if not isinstance(answer, list) or len(answer) != len(command):
+                raise InvalidResponse(f"{len(command)} calls were not answered one by one")
             for place, own in zip(command, answer, strict=True):
                 answers[place] = _told(own)
         else:

@@ -125,12 +125,14 @@ class Step:
         return chat.having(messages=(message,)) if isinstance(chat, ChatInCache) and message is not None else chat
 
 
-def outcome_of(change: Change, tag: str, answer: Sequence[Any]) -> tuple[Outcome, Step | None]:
-    """The outcome that the script tells, and the step that it made in the log, under this tag."""
+def outcome_of(
+    change: Change, tag: str, first: bytes, second: bytes, answer: Sequence[Any]
+) -> tuple[Outcome, Step | None]:
+    """The outcome that the script tells, and the step that it made in the log, under this tag; the texts as in `asked`."""
     told = unpack(answer[0])
     match told[0]:
         case b"A":
-            return _accepted(change, tag, told, answer)
+            return _accepted(change, tag, first, second, told, answer)
         case b"C":
             return _conflict(change, told, answer), None
         case b"Q":
@@ -151,9 +153,8 @@ def _conflict(change: Change, told: Sequence[Any], answer: Sequence[Any]) -> Con
     return Conflict(reason.decode(), chat, repeat=again)
 
 
-def _given(change: Change, draft: Any, title: Any, body: Any) -> tuple[Any, Any, Any]:
+def _given(change: Change, first: bytes, second: bytes, draft: Any, title: Any, body: Any) -> tuple[Any, Any, Any]:
     """The texts that the change itself brought are not sent back."""
-    _, _, first, second = _what(change)
     return (
         first if draft == _GIVEN else draft,
         (second if isinstance(change.what, Restore) else first) if title == _GIVEN else title,
@@ -161,13 +162,15 @@ def _given(change: Change, draft: Any, title: Any, body: Any) -> tuple[Any, Any,
     )
 
 
-def _accepted(change: Change, tag: str, told: Sequence[Any], answer: Sequence[Any]) -> tuple[Accepted, Step | None]:
+def _accepted(
+    change: Change, tag: str, first: bytes, second: bytes, told: Sequence[Any], answer: Sequence[Any]
+) -> tuple[Accepted, Step | None]:
     _, versions, at, created, again, consumed, doomed, lost, deleted, place, asked_for, replaced = told[:12]
     epoch, start, start_tag = told[12:]
     user, chat_id = change.user, change.chat_id
     _, draft, title, body, replaced_draft, replaced_title, record, packed_items = answer
     if _GIVEN in (draft, title, body):
-        draft, title, body = _given(change, draft, title, body)
+        draft, title, body = _given(change, first, second, draft, title, body)
     chat = chat_of(user, chat_id, unpack(record), draft, title) if record is not None else None
     if versions:
         version, op, title_version, title_op, messages_version = versions

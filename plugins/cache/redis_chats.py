@@ -91,7 +91,7 @@ class RedisChats(Chats):
         answer = await self._link.run(
             name, keys, settings, user.encode(), _random(), what, first, second, lane="changes"
         )
-        outcome, step = outcome_of(change, tag, answer)
+        outcome, step = outcome_of(change, tag, first, second, answer)
         if step is not None:
             self._tails.add(user, step)
         if step is not None or (isinstance(change.what, NewEpoch) and isinstance(outcome, Accepted)):

@@ -147,8 +147,12 @@ class Lane:
         if wire is None or wire.lost:
             self._help([None] * len(calls), None)
             return
-        commands = self._commands = commands_of(calls, range(len(calls)), apart=self._apart)
-        pipeline = b"".join([packed(calls, command, whole=False) for command in commands])
+        try:
+            commands = self._commands = commands_of(calls, range(len(calls)), apart=self._apart)
+            pipeline = b"".join([packed(calls, command, whole=False) for command in commands])
+        except Exception as error:  # noqa: BLE001  # whatever it is, it belongs to the callers
+            self._settle([error] * len(calls))
+            return
         wire.send(pipeline, answers_of(calls, commands), self._timeout, self._came)
 
     def _came(self, error: Exception | None) -> None:
@@ -158,7 +162,7 @@ class Lane:
         if wire is not None:
             try:
                 again = self._take(self._calls, self._commands, wire.answers, answers)
-            except (RedisError, ValueError) as found:
+            except RedisError as found:
                 error = error or found
         if error is not None or again:
             self._help(answers, error)
@@ -211,7 +215,6 @@ class Lane:
     def _helped(self, task: asyncio.Task[None]) -> None:
         futures, self._futures, self._calls = self._futures, (), ()
         self._helper = None
-        self.health.at = asyncio.get_running_loop().time()
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error is not None:
             self._drop()  # the answers of this pipeline are still to come, and belong to nobody
@@ -242,7 +245,7 @@ class Lane:
             except Unavailable as refused:
                 self.health.trouble = refused.reason
                 _fail(answers, refused)
-            except (TimeoutError, RedisError, OSError, ValueError) as broken:
+            except (TimeoutError, RedisError, OSError) as broken:
                 # Whatever was answered before the connection broke is kept; the rest is asked for once more, unless it
                 # was a new connection, or slow: a server that does not answer is not asked twice.
                 error = None
@@ -252,6 +255,7 @@ class Lane:
                     self._failures += 1
                     pause = self._rest() if self._failures > 1 else 0.2
                     _fail(answers, Unavailable("cache", self.health.trouble, retry_after=pause))
+        self.health.at = asyncio.get_running_loop().time()
         self._give(self._futures, answers)
 
     async def _exchange(self, wire: Wire, calls: Sequence[Call], places: list[int], answers: list[Any]) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
 from redis.crc import key_slot
 from redis.exceptions import AskError, MovedError, TryAgainError
 
 from plugins.cache.redis_calls import NIL, Call, Redirected
 from plugins.cache.redis_lane import Health, Lane
 from plugins.cache.redis_layout import script
-from plugins.cache.redis_nodes import ONCE, Nodes
+from plugins.cache.redis_nodes import ONCE, Nodes, address_of
+from plugins.cache.redis_subscription import Subscription
 from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
 
@@ -175,19 +177,28 @@ class Link:
     def door(self) -> Redis:
         """A client for the server that the URL names, whether or not it is one of many. The caller closes it."""
         timeout = self._timeout
-        return Redis.from_url(self._url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)
+        return Redis.from_url(self._url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE, protocol=2)
 
     async def clients(self) -> Sequence[Redis]:
         """A client for each primary, for what is asked at the start and by `doctor`. The caller closes them."""
         return [self.door()] if self._nodes is None else await self._nodes.clients()
 
-    async def subscriber(self) -> Redis:
-        """A client to subscribe with. In a cluster any node will do: what is published reaches all of them."""
-        return (await self.clients())[0] if self._nodes is None else await self._nodes.any_client()
+    async def subscription(self, told: Callable[[bytes], None]) -> Subscription:
+        """A connection to subscribe on; `told` gets the messages. In a cluster any node will do: what is published reaches all.
 
-    def may_listen(self, client: Redis) -> bool:
-        """Whether what is published still reaches this client of `subscriber`: not where its node has left the cluster and lives on."""
-        return self._nodes is None or self._nodes.has(client)
+        Raises `Unavailable`, and what redis-py raises.
+        """
+        client = self.door() if self._nodes is None else await self._nodes.any_client()
+        try:
+            connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return Subscription(connection, told, "" if self._nodes is None else address_of(client))
+        finally:
+            await client.aclose()
+
+    def may_listen(self, subscription: Subscription) -> bool:
+        """Whether what is published still reaches it: not where its node has left the cluster and lives on."""
+        return self._nodes is None or self._nodes.has(subscription.address)
 
     @property
     def health(self) -> Mapping[str, Health]:

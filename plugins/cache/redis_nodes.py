@@ -158,11 +158,9 @@ class Nodes:
             await self.refresh()
         return [_client_of(node, self._timeout) for node in self.primaries.values()]
 
-    def has(self, client: Redis) -> bool:
-        """Whether the node that this client of `any_client` is connected to was one of the cluster's when it was last asked."""
-        options = client.connection_pool.connection_kwargs
-        name = f"{options['host']}:{options['port']}"
-        return self._cluster.nodes_manager.get_node(node_name=name) is not None
+    def has(self, address: str) -> bool:
+        """Whether a node at this address was one of the cluster's when it was last asked."""
+        return self._cluster.nodes_manager.get_node(node_name=address) is not None
 
     async def any_client(self) -> Redis:
         """A client for a node that answers, each time perhaps another one. The caller closes it."""
@@ -190,4 +188,10 @@ def _client_of(node: ClusterNode, timeout: float) -> Redis:
     kept = {name: options[name] for name in options if name in names or name.startswith("ssl_")}
     if issubclass(node.connection_class, SSLConnection):
         kept["ssl"] = True
-    return Redis(**kept, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE)
+    return Redis(**kept, socket_timeout=timeout, socket_connect_timeout=timeout, retry=ONCE, protocol=2)
+
+
+def address_of(client: Redis) -> str:
+    """The address of the node that a client of `Nodes.any_client` leads to."""
+    options = client.connection_pool.connection_kwargs
+    return f"{options['host']}:{options['port']}"

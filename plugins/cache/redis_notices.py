@@ -13,14 +13,14 @@ from contextlib import suppress
 from typing import Any
 
 import structlog
-from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from plugins.cache.memory_watch import Watchers
 from plugins.cache.redis_changes import notice_of
 from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_records import unpack
+from plugins.cache.redis_subscription import Subscription
 from plugins.cache.redis_tails import Tails
 from plugins.cache.redis_tasks import end
 from sidecar import Cursor, Unavailable, UserHash
@@ -52,9 +52,14 @@ class Notices:
         self._new: set[UserHash] = set()
         self._gone: set[UserHash] = set()
         self._soon = asyncio.Event()
-        self.subscribed = False
+        self._subscription: Subscription | None = None
         self.subscriptions = 0
         """How often a subscription was begun."""
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether notices come."""
+        return self._subscription is not None and self._subscription.confirmed
 
     @property
     def channel(self) -> str:
@@ -149,13 +154,12 @@ class Notices:
         while True:
             lived = False
             try:
-                client = await self._link.subscriber()
+                self._subscription = subscription = await self._link.subscription(self._hear)
                 try:
-                    await self._subscription(client)
+                    await self._stay(subscription)
                 finally:
-                    lived, self.subscribed = self.subscribed, False
-                    with suppress(RedisError, OSError):
-                        await client.aclose()
+                    lived, self._subscription = subscription.confirmed, None
+                    subscription.close()
             except (Unavailable, RedisError, OSError, TimeoutError) as error:
                 if lived:  # one that never came about is the outage that everything else tells of
                     log.warning("notices_interrupted", error=type(error).__name__)
@@ -164,35 +168,21 @@ class Notices:
             # What was told meanwhile is lost: the look finds it, now and not only when its time has come.
             await self._look_at(self._tails.followed)
 
-    async def _subscription(self, client: Redis) -> None:
+    async def _stay(self, subscription: Subscription) -> None:
+        """Raises when the subscription is dead, as it tells or shows by its silence."""
         loop = asyncio.get_running_loop()
-        async with client.pubsub() as subscription:
-            await subscription.subscribe(self.channel + self._process)
-            self.subscriptions += 1
-            heard = loop.time()
-            asked = 0.0
-            while True:
-                try:
-                    message = await subscription.get_message(timeout=_PING_SECONDS)
-                except ResponseError as error:
-                    # A server that cannot save its data refuses even PING, and publishes all the same: it lives.
-                    if not str(error).startswith("MISCONF"):
-                        raise
-                    message, heard = None, loop.time()
-                now = loop.time()
-                if message is not None:
-                    heard = now
-                    self.subscribed = True
-                    if message["type"] == "message":
-                        self._told(message["data"])
-                        continue
-                if now - heard > _SILENT_SECONDS:
-                    raise TimeoutError
-                if now - asked >= _PING_SECONDS:
-                    if not self._link.may_listen(client):
-                        raise ConnectionError("this node has left the cluster")
-                    asked = now
-                    await subscription.ping()
+        subscription.ask("SUBSCRIBE", self.channel + self._process)
+        self.subscriptions += 1
+        while True:
+            if not self._link.may_listen(subscription):
+                raise ConnectionError("this node has left the cluster")
+            subscription.ask("PING")
+            await subscription.ended(_PING_SECONDS)
+            if loop.time() - subscription.heard > _SILENT_SECONDS:
+                raise TimeoutError
+
+    def _hear(self, data: bytes) -> None:
+        self._told(data)  # looked up each time: tests that lose notices put something else in its place
 
     def _told(self, data: bytes) -> None:
         try:

@@ -63,13 +63,17 @@ class Wire(asyncio.Protocol):
         if self.lost:
             loop.call_soon(self._end, Lost(_LOST))
             return
-        try:
-            self._transport.write(pipeline)
-        except RuntimeError:  # uvloop's word for a connection that was lost since it was last used
-            self.lost = True
+        self._write(pipeline)
+        if self.lost:
             loop.call_soon(self._end, Lost(_LOST))
             return
         self._timer = loop.call_later(timeout, self._end, TimeoutError())
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._transport.write(data)
+        except RuntimeError:  # uvloop's word for a connection that was lost since it was last used
+            self.lost = True
 
     def close(self) -> None:
         """Ends the connection. What was sent is not answered any more, and nobody is told."""

@@ -6,7 +6,6 @@ netrc and redirects from wherever it finds them. Here a token goes to the one ad
 
 from __future__ import annotations
 
-import http.client
 import json
 import select
 import socket
@@ -19,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from plugins.encryption.vault_http import BrokenExchange, Reply, question
+from plugins.encryption.vault_http import exchange as converse
 
 _IDLE_SECONDS = 30.0
 """Vault closes after five minutes, what stands between perhaps earlier: younger connections are seldom dead."""
@@ -79,10 +81,9 @@ class Exchange:
 
 
 class _Connection:
-    __slots__ = ("http", "socket", "used")
+    __slots__ = ("socket", "used")
 
-    def __init__(self, http_: http.client.HTTPConnection, socket_: socket.socket) -> None:
-        self.http = http_
+    def __init__(self, socket_: socket.socket) -> None:
         self.socket = socket_
         self.used = time.monotonic()
 
@@ -95,7 +96,6 @@ class _Connection:
         return not poll.poll(0)
 
     def close(self) -> None:
-        self.http.close()
         self.socket.close()
 
 
@@ -106,6 +106,7 @@ class Wire:
         """`ca`: certificates that Vault's must come from, in place of the system's. Raises `OSError`, `ssl.SSLError`."""
         parts = urlsplit(url)
         self.url = f"{parts.scheme}://{parts.netloc}"
+        self._netloc = parts.netloc
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")
@@ -129,13 +130,14 @@ class Wire:
         connection = self._kept() or self._connect(exchange)
         try:
             exchange.holds(connection.socket)
-            connection.socket.settimeout(exchange.left())
-            connection.http.request(method, self._prefix + path, raw, sent)
-            response = connection.http.getresponse()
-            content = response.read(_MOST_BYTES + 1)
+            asked = question(method, self._prefix + path, self._netloc, sent, raw)
+            reply = converse(connection.socket, asked, exchange.left, _MOST_BYTES)
             exchange.holds(None)
             exchange.left()  # one that was broken off is shut, though its answer came
-        except (OSError, http.client.HTTPException) as error:
+        except BrokenExchange as error:
+            connection.close()
+            raise NoAnswer(str(error)) from None
+        except OSError as error:
             connection.close()
             raise NoAnswer(_reason_of(error)) from None
         except BaseException:
@@ -143,12 +145,12 @@ class Wire:
             raise
         finally:
             exchange.holds(None)
-        if len(content) > _MOST_BYTES or response.will_close or self._closed:
-            connection.close()
-        else:
+        if reply.keeps and not self._closed:
             connection.used = time.monotonic()
             self._idle.append(connection)
-        return self._understood(response, content)
+        else:
+            connection.close()
+        return self._understood(reply)
 
     def _kept(self) -> _Connection | None:
         while True:
@@ -167,18 +169,12 @@ class Wire:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             exchange.holds(raw)
             if self._tls is None:
-                plain = http.client.HTTPConnection(self._host, self._port)
-                plain.sock = raw
-                plain.auto_open = 0
-                return _Connection(plain, raw)
+                return _Connection(raw)
             raw = self._tls.wrap_socket(raw, server_hostname=self._host, do_handshake_on_connect=False)
             exchange.holds(raw)
             raw.settimeout(exchange.left())
             raw.do_handshake()
-            secure = http.client.HTTPSConnection(self._host, self._port, context=self._tls)
-            secure.sock = raw
-            secure.auto_open = 0
-            return _Connection(secure, raw)
+            return _Connection(raw)
         except BaseException as error:
             exchange.holds(None)
             if raw is not None:
@@ -187,10 +183,10 @@ class Wire:
                 raise NoAnswer(_reason_of(error)) from None
             raise
 
-    def _understood(self, response: http.client.HTTPResponse, content: bytes) -> Answer:
-        status = response.status
+    def _understood(self, reply: Reply) -> Answer:
+        status, content = reply.status, reply.content
         if 300 <= status < 400:
-            place = urlsplit(response.getheader("Location") or "")
+            place = urlsplit(reply.headers.get("location", ""))
             where = f" to {place.scheme}://{place.netloc}" if place.netloc else ""
             # Never followed: the token would go to whoever sends us there (threats T40).
             raise NotVault(
@@ -198,7 +194,7 @@ class Wire:
             )
         if not content and status < 400:
             return Answer(status, None)
-        kind = (response.getheader("Content-Type") or "").partition(";")[0].strip().lower()
+        kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
             read = json.loads(content) if content and kind == "application/json" else None
         except ValueError:
@@ -221,8 +217,4 @@ def _reason_of(error: BaseException) -> str:
         return "Vault refuses connections; is it running, and is url right?"
     if isinstance(error, socket.gaierror):
         return "the name of Vault's host is not known; see url"
-    if isinstance(error, http.client.IncompleteRead):
-        return "the answer of Vault was cut short or garbled"
-    if isinstance(error, http.client.HTTPException) and not isinstance(error, http.client.RemoteDisconnected):
-        return "what answers does not speak HTTP as Vault does; see url"
     return "the connection to Vault broke"

@@ -41,6 +41,8 @@ from sidecar import (
 _NEWEST_FIRST = ["-sequence", "-id"]
 _KEYS = 250
 """Rows that are read by one call."""
+_KEYS_AT_ONCE = 20_000
+"""Keys that are read by one call, two or three megabytes."""
 _AT_ONCE = 20
 """Chats whose newest messages are read by one call."""
 
@@ -245,12 +247,13 @@ class DirectusStore(Store):
     # -- everything, devices, changes ----------------------------------------------------------------------------------
 
     async def everything(self) -> AsyncIterator[ChatInDB]:
-        """By the first two digits of the keys: in each part the keys first, so that nothing is passed over while others write."""
+        """The keys first, so that nothing is passed over while others write; many of them by their first two digits."""
         name = self._link.names.chats
-        for number in range(256):
-            part = {"id": {"_starts_with": f"{number:02x}"}}
+        total = await self._link.count(name, {"id": {"_nnull": True}})
+        for start in [f"{number:02x}" for number in range(256)] if total > _KEYS_AT_ONCE else [""]:
+            part = {"id": {"_starts_with": start}} if start else {"id": {"_nnull": True}}
             keys = [str(row["id"]) for row in await self._link.every(name, filter=part, fields=["id"], sort=["id"])]
-            keys = [key for key in dict.fromkeys(keys) if key.startswith(f"{number:02x}")]  # LIKE may ignore case
+            keys = [key for key in dict.fromkeys(keys) if key.startswith(start)]  # LIKE may ignore case
             for at in range(0, len(keys), 100):
                 for row in await _all([self._chats.ask(key) for key in keys[at : at + 100]]):
                     chat = chat_of(row, self._damage) if row is not None else None

@@ -40,7 +40,7 @@ async def watch_cache(context: Context) -> None:
     while True:
         await asyncio.sleep(_EVERY_SECONDS)
         asked = loop.time()
-        if await cache_answers(cache):
+        if await _answers(cache):
             answered = asked
             if context.cut_off:
                 context.cut_off = False
@@ -63,7 +63,7 @@ def turned_away() -> WireError:
     )
 
 
-async def cache_answers(cache: Cache) -> bool:
+async def _answers(cache: Cache) -> bool:
     """Whether a shared cache answers, were it for one shard alone: that a node of a cluster is away is not this process' fault."""
     shards = cache.outbox.shards
     if await _answers_for(cache, random.randrange(shards)):  # noqa: S311

@@ -17,7 +17,6 @@ from sidecar.errors import SidecarError
 from sidecar.frames import asyncapi
 from sidecar.ids import UserHash
 from sidecar.server.context import Context
-from sidecar.server.cut_off import cache_answers
 from sidecar.server.door import refused
 from sidecar.server.handshake import Refusal, split_host
 from sidecar.server.peers import is_forwarded, is_loopback
@@ -31,6 +30,8 @@ _PATIENCE = 2.0
 _BLOCKED = 5.0
 _SLOTS = ("auth", "encryption", "cache", "persistence")
 _NOBODY = UserHash("0" * 64)
+_NOBODY_ELSE = tuple(UserHash(f"{number:064x}") for number in range(1, 17))
+"""Whose shards lie on every node of a cluster, as good as certainly."""
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -168,9 +169,12 @@ async def _answers(question: Awaitable[object]) -> str | None:
 
 
 async def _cache_answers(cache: Cache) -> str | None:
-    """As above. Of a shared cache a part may be away: that is told by its own state, and serves nobody worse than elsewhere."""
+    """As above. Of a shared cache a part may be away, which its own state tells of: others are asked for before it is called away."""
     trouble = await _answers(cache.chats.events(_NOBODY, None, 0))
-    return None if trouble is not None and cache.shared and await cache_answers(cache) else trouble
+    if trouble is None or not cache.shared:
+        return trouble
+    others = await asyncio.gather(*(_answers(cache.chats.events(each, None, 0)) for each in _NOBODY_ELSE))
+    return None if None in others else trouble
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -21,16 +21,19 @@ from tests.services.cluster_node import ClusterNode
 
 SHARDS = 16
 """Enough that each of three nodes has some, and few, so that a start is quick."""
-_KEYS = Keys("sidecar", SHARDS)
+KEYS = Keys("sidecar", SHARDS)
+"""As the sidecars have them."""
 PATIENCE = 30.0
 """Seconds in which everybody is to be served again of their own accord, once the cluster is whole. It takes one to ten of them on
 a machine that has nothing else to do."""
 
 
 @asynccontextmanager
-async def sidecars(folder: Path, cluster: RedisCluster, **sections: Any) -> AsyncIterator[tuple[Server, Server]]:
+async def sidecars(
+    folder: Path, cluster: RedisCluster, *, timeout: str = "1s", **sections: Any
+) -> AsyncIterator[tuple[Server, Server]]:
     """Two of them, which share keys and store too."""
-    options = {"cluster": True, "shards": SHARDS}
+    options = {"cluster": True, "shards": SHARDS, "timeout": timeout}
     async with (
         sidecar(folder, cluster.url, options=options, **sections) as one,
         sidecar(folder, cluster.url, name="other", options=options, **sections) as other,
@@ -40,7 +43,7 @@ async def sidecars(folder: Path, cluster: RedisCluster, **sections: Any) -> Asyn
 
 def slot_of(person: str) -> int:
     """Where all of a person's keys lie."""
-    return RedisCluster.slot_of(_KEYS.key(_KEYS.shard_of(hash_user(person)), "person"))
+    return RedisCluster.slot_of(KEYS.key(KEYS.shard_of(hash_user(person)), "person"))
 
 
 async def someone_on(cluster: RedisCluster, node: ClusterNode, *, but: tuple[str, ...] = ()) -> str:

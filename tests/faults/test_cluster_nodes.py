@@ -11,10 +11,13 @@ from plugins.cache.redis_layout import Keys
 from plugins.cache.redis_link import Link
 from plugins.cache.redis_settings import ScriptSettings
 from sidecar.errors import Unavailable
+from sidecar.outbox import PROCESSES
 from tests.device import Device, doc
 from tests.faults.careful import SEED, Crowd
 from tests.faults.clusters import (
+    KEYS,
     PATIENCE,
+    SHARDS,
     all_sound,
     at_work,
     go_on,
@@ -26,6 +29,7 @@ from tests.faults.clusters import (
 )
 from tests.faults.world import AT_ONCE, get
 from tests.integration.world import of_chat, until
+from tests.services.cluster import RedisCluster
 from tests.services.fixtures import StartCluster
 from tests.services.proxy import FaultProxy
 
@@ -111,3 +115,31 @@ async def test_all_nodes_come_back_under_other_addresses(start_cluster: StartClu
         assert link.trouble == ""
         here = {f"{node.host}:{node.port}" for node in after.nodes}
         assert {name.partition(" ")[0] for name in link.health} <= here, "nothing is left of those that have gone"
+
+
+async def test_f3_a_node_that_hangs_costs_nobody_elsewhere_their_leases(
+    start_cluster: StartCluster, tmp_path: Path
+) -> None:
+    """F3, semantics §5: each call to it lasts until its deadline, which is longer than a lease here, and the shards on the other
+    nodes are worked without a break."""
+    cluster = await start_cluster(node_timeout=60_000)
+    hung = await cluster.owner(RedisCluster.slot_of(KEYS.lease(PROCESSES)[1][0]))
+    slots = (await cluster.slots())[hung]
+    alive = {f"outbox:{shard}" for shard in range(SHARDS) if RedisCluster.slot_of(KEYS.visits(shard)) not in slots}
+    async with sidecars(tmp_path, cluster, timeout="8s") as servers:
+
+        def worked() -> set[str]:
+            return {name for server in servers for name in server.context.worker._shards}
+
+        await until(lambda: len(worked()) == SHARDS, PATIENCE)
+        hung.pause()
+        try:
+            gaps = 0
+            for _ in range(150):
+                await asyncio.sleep(0.1)
+                gaps += not worked() >= alive
+            assert not await serves(servers[0], await someone_on(cluster, hung)), "the fault happened"
+        finally:
+            hung.resume()
+        assert gaps == 0
+        await until(lambda: len(worked()) == SHARDS, PATIENCE)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.faults.hosts import Hosts, hosts
@@ -26,6 +27,7 @@ from tests.faults.vault_world import (
 )
 from tests.faults.world import get
 from tests.integration.world import AT_ONCE, begin, chats_of, held, say, until
+from tests.services.proxy import FaultProxy
 from tests.services.vault.fixtures import StartVault
 
 __all__ = ["hosts"]
@@ -157,3 +159,57 @@ async def test_f18_a_vault_that_is_not_initialised_is_waited_for(serve: Serve, s
         assert "sealed" in body["parts"]["encryption"]["reason"], "so Vault itself calls it"
         new = {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0}
         assert refused_for_now(await device.ask("draft_update", new))
+
+
+async def test_f18_a_standby_is_not_followed_and_serves_once_it_is_the_active_one(
+    serve: Serve, start_vault: StartVault
+) -> None:
+    """F18, T40: it answers by sending on (307), with which the token would go to whoever says so: it is named instead."""
+    vault = await start_vault(standby=True)
+    await vault.audit()
+    standby = "http://{}:{}".format(*vault.standby)
+    encryption = keys_in(vault, await role(vault), url=standby)
+    asked = len(vault.audited())
+    async with serve(encryption=encryption) as sidecar, Device(sidecar.url) as device:
+        new = {"tempChatId": "c1", "content": doc("x"), "basedOnVersion": 0}
+        assert refused_for_now(await device.ask("draft_update", new, "the-same-operation"))
+        status, body = await get(sidecar, "/readyz")
+        assert status == 503
+        assert f"sends on to {vault.url}" in body["parts"]["encryption"]["reason"]
+        assert len(vault.audited()) == asked, "nothing was asked of the active one"
+        await vault.failover()
+        assert vault.url == standby
+
+        async def begun() -> bool:
+            return bool((await device.ask("draft_update", new, "the-same-operation"))["type"] == "chat_initiated")
+
+        await until(begun, 15)
+        await until(lambda: _ready(sidecar), 10)
+    await made_once(vault, 1)
+
+
+async def test_f18_a_standby_takes_over_under_load(hosts: Hosts, start_vault: StartVault) -> None:
+    """F18: behind a balancer that is late: the sealed one answers, then as a standby, then the new active one."""
+    vault = await start_vault(standby=True)
+    async with FaultProxy(vault.address) as balancer:
+        url = f"http://{balancer.host}:{balancer.port}"
+        sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault), url=url), "drafts": AT_ONCE}
+        async with hosts(2, **sections) as both:
+            writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1) for n in range(6)]
+            async with alive(writers):
+                for _ in range(3):
+                    await goes_on(writers)
+                    await vault.failover()
+                    await kept_waiting(writers)
+                    balancer.target = vault.address
+                    balancer.reset()
+                    await goes_on(writers)
+            await stored(hosts, writers)
+            for host in both:
+                host.spotless()
+        await made_once(vault, sum(len(writer.accepted) for writer in writers))
+        await opens_everywhere(hosts, writers, **sections)
+
+
+async def _ready(sidecar: Server) -> bool:
+    return (await get(sidecar, "/readyz"))[0] == 200

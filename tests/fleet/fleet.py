@@ -44,6 +44,8 @@ class Fleet:
         }
         for name, part in shared.items():
             given = sections.get(name, {})
+            if given.get("use") == "directus":
+                continue  # shared as its own options say
             sections[name] = {**part, **given, "options": {**part["options"], **given.get("options", {})}}
         return {"cache": self.cache, **sections}
 

@@ -64,6 +64,7 @@ def test_the_plans_ask_for_what_the_issue_names() -> None:
     assert (goals.largest_frame, goals.flat) == (1024 * 1024, 1.2)
     assert (goals.over_hocuspocus, goals.over_hocuspocus_from, goals.over_bare_redis) == (2.0, 32, 0.7)
     assert (goals.steady, goals.across, goals.back) == (0.010, 0.020, 30.0)
+    assert (goals.over_raw_vault, goals.over_raw_vault_at, goals.over_local) == (0.7, 32, 0.95)
 
 
 def _told(rows: Sequence[Row]) -> list[str]:
@@ -116,18 +117,39 @@ async def test_all_sockets_of_a_killed_server_come_back(tmp_path: Path) -> None:
     assert found["20 sockets come back after a kill: the last is signed in and in sync after, s"].met is not None
 
 
+@pytest.mark.usefixtures("_vault_program")
+async def test_keys_in_vault_are_measured_beside_the_bare_vault_and_local_keys(tmp_path: Path) -> None:
+    _, rows = await run(TINY, tmp_path / "results", "j")
+    told = _told(rows)
+    for who in ("1 person", "2 people"):
+        assert (
+            f"{who}: chats begun per second, a key for each, beside entries made in the same Vault by a bare loop"
+            in told
+        )
+        assert f"{who}: CPU per chat begun, sidecar + Vault, beside Vault's per entry, µs" in told
+    assert "2 people: drafts per second with the key in memory, beside encryption.local" in told
+    for what in (
+        "first frame, ms, beside encryption.local",
+        "total, ms, beside encryption.local",
+        "share of the total that is Vault",
+    ):
+        assert f"cold sync of 3 chats of 2 messages: {what}" in told
+
+
 async def test_what_the_machine_lacks_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("SIDECAR_TEST_REDIS", raising=False)
-    _, rows = await run(TINY, tmp_path / "results", "efghi")
-    assert all(row.ours.startswith("skipped: no ") for row in rows)
+    for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path))
+    _, rows = await run(TINY, tmp_path / "results", "efghij")
+    assert all(row.ours.lower().startswith("skipped: no ") for row in rows)
     assert {name: row.ours for row in rows if row.part == "e" for name in [row.what]} == {
         name: "skipped: no node on PATH; install Node 20 or newer"
         if name == "Hocuspocus"
         else "skipped: no redis-server on PATH; apt-get install redis-server"
         for name in NAMES.values()
     }
-    assert {row.part for row in rows} == set("efghi")
+    assert {row.part for row in rows} == set("efghij")
 
 
 def test_hocuspocus_is_installed_from_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

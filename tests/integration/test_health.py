@@ -58,6 +58,7 @@ async def test_a_healthy_sidecar(server: Server, http: aiohttp.ClientSession) ->
     )
 
 
+@pytest.mark.caches("memory", "redis")
 @pytest.mark.parametrize("part", ["cache", "persistence"])
 @pytest.mark.parametrize("error", [Unavailable("x"), OSError("a bug"), None], ids=["away", "bug", "hangs"])
 async def test_readyz_names_the_part_that_is_away(

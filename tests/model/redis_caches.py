@@ -73,9 +73,10 @@ class BlockingLink:
         made = script(name)
         client: Any = self._client
         try:
-            return client.evalsha(made.sha.decode(), len(keys), *keys, *arguments)
+            answer = client.evalsha(made.sha.decode(), len(keys), *keys, *arguments)
         except NoScriptError:
-            return client.eval(made.text, len(keys), *keys, *arguments)
+            answer = client.eval(made.text, len(keys), *keys, *arguments)
+        return answer[0] if made.many else answer  # such a script answers each of the calls that came together
 
 
 class RedisPlugin:

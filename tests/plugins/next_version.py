@@ -20,7 +20,7 @@ _ONE_MORE = {
     "a message": (r"('sent', CH\[\d+\], W\[\d+\], 0) \}", r"\1, 'n+1' }"),
     "an entry of the log": (r"(CH\[\d+\], CH\[\d+\], now) \}\)", r"\1, 'n+1' })"),
     "an entry of the outbox": (r"at, wanted \}\)", "at, wanted, 'n+1' })"),
-    "a notice": (r"D\.deleted or false,\n        \}\)", "D.deleted or false, 'n+1',\n        })"),
+    "a notice": (r"D\.deleted or false,\n          \}\)", "D.deleted or false, 'n+1',\n          })"),
     "an outcome": (r"or false, now,\n    \}", "or false, now, 'n+1',\n    }"),
 }
 """Where the scripts make what they write: what stands there, and what a later version would write."""

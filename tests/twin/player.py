@@ -143,7 +143,7 @@ class Player:
         message_id = chance.choice(messages).id if messages else message_id_of(chat_id, "m0")
         if draw < 0.80:
             return MessageStatus(message_id, chance.choice(["sent", "delivered", "error"]))
-        if draw < 0.82:
+        if draw < 0.81:
             return MessageElsewhere(message_id, deleted=chance.random() < 0.6)
         if draw < 0.95:
             return Stored(self._base(draft), self._base(title), message_id if chance.random() < 0.8 else None)

@@ -99,5 +99,5 @@ async def test_the_play_notices(
             pair = await Pair.begin(user, await memory_cache(tmp_path), redis_cache(link, f"mutation-{person}"))
             await Player(pair, user, seed=person).play(600)
 
-        told = await asyncio.gather(*(one(person) for person in range(12)), return_exceptions=True)
+        told = await asyncio.gather(*(one(person) for person in range(20)), return_exceptions=True)
     assert any(isinstance(each, AssertionError) for each in told), told

@@ -3,105 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
 
-import hiredis
 import pytest
-from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as Broken
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, RedisError, ResponseError
 
 from plugins.cache import redis_lane
-from plugins.cache.redis_calls import NIL, Call, Redirected
+from plugins.cache.redis_calls import NIL, Redirected
 from plugins.cache.redis_lane import Lane
-from plugins.cache.redis_layout import Script
 from plugins.cache.redis_refusals import refusal
 from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
+from tests.services.fake_wire import SCRIPT, Server, ask, call, parsed, refused
 from tests.services.redis_proxy import ERRORS
-
-SCRIPT = Script("echo", b"return ARGV[1]", b"e" * 40)
-OTHER = Script("other", b"return 'other'", b"o" * 40)
-
-
-def parsed(answer: str) -> Exception:
-    """The error that redis-py makes of this answer."""
-    return cast("Exception", BaseParser.parse_error(answer))  # type: ignore[no-untyped-call]
-
-
-class Fake:
-    """A wire whose server answers each command with its last argument, unless it is told otherwise."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.lost = False
-        self.answers: list[Any] = []
-        self._task: asyncio.Task[None] | None = None
-
-    def send(self, pipeline: bytes, expected: int, timeout: float, came: Callable[[Exception | None], None]) -> None:
-        assert not self.lost
-        reader = hiredis.Reader()
-        reader.feed(pipeline)
-        answers = []
-        while (command := reader.gets()) is not False:
-            self.server.commands.append([bytes(part) for part in command])
-            answers.append(self.server.answer(command))
-        self.server.pipelines += 1
-        assert len(answers) == expected
-        self.answers = []
-        self._task = asyncio.create_task(self._answer(answers, timeout, came))
-
-    async def _answer(self, answers: list[Any], timeout: float, came: Callable[[Exception | None], None]) -> None:
-        try:
-            async with asyncio.timeout(timeout):
-                await self.server.hold.wait()
-        except TimeoutError as error:
-            came(error)
-            return
-        for answer in answers:
-            if isinstance(answer, Broken):
-                self.lost = True
-                came(answer)
-                return
-            self.answers.append(answer)
-        came(None)
-
-    def close(self) -> None:
-        self.lost = True
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
-
-
-class Server:
-    """What stands behind the fake connections. `special` says, by the last argument, what comes in place of it."""
-
-    def __init__(self) -> None:
-        self.commands: list[list[bytes]] = []
-        self.pipelines = 0
-        self.connections: list[Fake] = []
-        self.special: dict[bytes, Any] = {}
-        self.once: dict[bytes, Any] = {}
-        self.refusing: Exception | None = None
-        self.known = True
-        self.hold = asyncio.Event()
-        self.hold.set()
-
-    def answer(self, command: Sequence[bytes]) -> Any:
-        if command[0] == b"EVALSHA" and not self.known:
-            return NoScriptError("No matching script.")
-        last = bytes(command[-1])
-        return self.once.pop(last, self.special.get(last, last))
-
-    async def connect(self) -> Wire:
-        if self.refusing is not None:
-            raise self.refusing
-        self.connections.append(Fake(self))
-        return cast("Wire", self.connections[-1])
-
-    def said(self) -> list[bytes]:
-        """The last arguments of the commands, in the order in which they came."""
-        return [command[-1] for command in self.commands]
 
 
 @pytest.fixture
@@ -112,21 +27,6 @@ def server() -> Server:
 @pytest.fixture
 def lane(server: Server) -> Lane:
     return Lane(server.connect, 1.0)
-
-
-def call(text: bytes, *, script: Script = SCRIPT, seconds: float = 1.0, asking: bool = False) -> Call:
-    return Call(script, (b"key",), (text,), asyncio.get_running_loop().time() + seconds, asking)
-
-
-async def ask(lane: Lane, *texts: bytes) -> list[Any]:
-    """Asks all of these at the same moment; what each was answered, or why not."""
-    return await asyncio.gather(*(lane(call(text)) for text in texts), return_exceptions=True)
-
-
-def refused(answer: Any) -> str:
-    assert isinstance(answer, Unavailable), answer
-    assert answer.part == "cache"
-    return answer.reason
 
 
 async def test_calls_of_one_moment_are_one_pipeline_in_their_order(server: Server, lane: Lane) -> None:
@@ -417,73 +317,3 @@ async def test_a_lane_that_is_closed_while_it_connects_keeps_no_connection(serve
     with pytest.raises(Unavailable, match="closed"):
         await asking
     assert all(connection.lost for connection in server.connections)
-
-
-MANY = Script("many", b"return {}", b"m" * 40, many=True)
-
-
-async def test_calls_of_a_script_for_many_are_one_command_each_with_its_answer(server: Server) -> None:
-    """In their order, the common argument once; an error is that call's alone. In a cluster only those of one slot."""
-    lane = Lane(server.connect, 1.0, apart=True)
-
-    def one(text: bytes, *, shard: int = 0, common: bytes = b"s", asking: bool = False) -> Call:
-        deadline = asyncio.get_running_loop().time() + 1.0
-        return Call(MANY, (b"{%d}%b" % (shard, text), b"l"), (common, b"user", text), deadline, asking)
-
-    full = parsed(ERRORS["OOM"])
-    server.special = {
-        b"c": [b"a's", full, None],  # told by the last argument
-        b"d": [b"d's"],
-        b"e": [b"e's"],
-        b"f": [b"f's"],
-        b"g": [b"g's"],
-        b"h": [b"h's"],
-        b"ASKING": b"OK",
-    }
-    calls = [one(b"a"), one(b"b"), one(b"c"), one(b"d", shard=1), one(b"e", common=b"t"), call(b"x")]
-    calls += [one(b"f"), one(b"g", asking=True), one(b"h")]
-    answers = await asyncio.gather(*(lane(each) for each in calls), return_exceptions=True)
-    assert "maxmemory" in refused(answers.pop(1))
-    assert answers == [b"a's", NIL, b"d's", b"e's", b"x", b"f's", b"g's", b"h's"]
-    keys = [b"{0}a", b"l", b"{0}b", b"l", b"{0}c", b"l"]
-    rest = [b"user", b"a", b"user", b"b", b"user", b"c"]
-    assert server.commands[0] == [b"EVALSHA", MANY.sha, b"6", *keys, b"s", *rest]
-    assert server.commands[1] == [b"EVALSHA", MANY.sha, b"2", b"{1}d", b"l", b"s", b"user", b"d"]
-    assert [len(command) for command in server.commands[2:]] == [8, 5, 8, 1, 8, 8]
-
-
-async def test_one_command_has_no_more_calls_than_redis_does_in_a_moment(server: Server, lane: Lane) -> None:
-    deadline = asyncio.get_running_loop().time() + 1.0
-    server.special[b"last"] = [b"%d" % number for number in range(32)]
-    calls = [Call(MANY, (b"k",), (b"s", b"last"), deadline) for _ in range(64)]
-    answers = await asyncio.gather(*(lane(each) for each in calls))
-    assert answers == server.special[b"last"] * 2
-    assert len(server.commands) == 2
-
-
-async def test_a_script_for_many_that_is_refused_as_a_whole_refuses_each(server: Server, lane: Lane) -> None:
-    deadline = asyncio.get_running_loop().time() + 1.0
-    server.special[b"b"] = MovedError("1 127.0.0.1:7000")
-    calls = [Call(MANY, (b"k",), (b"s", text), deadline) for text in (b"a", b"b")]
-    first, second = await asyncio.gather(*(lane(each) for each in calls))
-    assert isinstance(first, Redirected)
-    assert isinstance(second, Redirected)
-
-
-async def test_a_server_that_has_slots_after_all_gets_the_calls_of_each_by_themselves(
-    server: Server, lane: Lane
-) -> None:
-    """As a proxy before a cluster does: it refuses what lies in several slots, and nobody notices."""
-    deadline = asyncio.get_running_loop().time() + 1.0
-    server.once[b"2"] = parsed("CROSSSLOT Keys in request don't hash to the same slot")
-    server.special |= {b"1": [b"0's", b"1's"], b"2": [b"2's"], b"3": [b"3's"]}
-
-    def calls() -> list[Call]:
-        shards = {b"0": 7, b"1": 7, b"2": 8}
-        return [Call(MANY, (b"{%d}k" % shard,), (b"s", text), deadline) for text, shard in shards.items()]
-
-    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
-    assert [len(command) for command in server.commands] == [10, 8, 6]
-    assert await asyncio.gather(*(lane(each) for each in calls())) == [b"0's", b"1's", b"2's"]
-    assert len(server.commands) == 5, "it is known by now"
-    assert len(server.connections) == 1

@@ -116,11 +116,11 @@ async def test_environment_and_home_folder_are_not_asked_for_proxies_and_tokens(
 @pytest.mark.parametrize("reply", [hang, drip])
 async def test_f19_a_call_ends_at_its_deadline_and_frees_its_thread(reply: Any) -> None:
     """F19: also where a byte comes now and again, which no wait for the next byte would end."""
-    async with pretending(reply) as pretended, pool_to(pretended.url, 0.3) as pool:
+    async with pretending(reply) as pretended, pool_to(pretended.url, 1.5) as pool:
         began = time.monotonic()
         with pytest.raises(Unavailable, match="did not answer in time"):
             await pool.run(get, TOKEN)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         pretended.replies[:] = [answer({"data": {"a": "b"}})]
         pool.circuit.answered()
         answers = await asyncio.gather(*(pool.run(get, TOKEN) for _ in range(THREADS * 2)))
@@ -166,11 +166,11 @@ async def test_one_path_that_hangs_stops_no_other() -> None:
             await hang(writer)
         writer.write(answer({"data": {}}))
 
-    async with pretending(by_path) as pretended, pool_to(pretended.url, 0.3) as pool:
+    async with pretending(by_path) as pretended, pool_to(pretended.url, 1.5) as pool:
         slow = asyncio.create_task(pool.run(lambda adapter: adapter.get("/v1/slow"), TOKEN))
         for _ in range(20):
             await pool.run(get, TOKEN)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.08)
         with pytest.raises(Unavailable):
             await slow
         assert pool.circuit.reason is None
@@ -231,12 +231,12 @@ async def test_an_answer_that_came_late_is_nobody_elses() -> None:
         calls += 1
         number = calls
         if number == 1:
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(2.0)
         writer.write(answer({"data": {"call": number}}))
 
-    async with pretending(late) as pretended, pool_to(pretended.url, 0.2) as pool:
+    async with pretending(late) as pretended, pool_to(pretended.url, 1.5) as pool:
         with pytest.raises(Unavailable):
             await pool.run(get, TOKEN)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.7)
         for number in range(2, 10):
             assert (await pool.run(get, TOKEN))["data"] == {"call": number}

@@ -16,7 +16,7 @@ from sidecar import ChatId, ChatInCache, UserHash
 from sidecar.server.running import Server
 from tests.conftest import Serve, WipeCache
 from tests.device import Device, doc
-from tests.integration.test_operators import result
+from tests.integration.test_operators import operate, result
 from tests.integration.workers import get
 from tests.integration.world import AT_ONCE, begin, devices, lose_cache, record, rows, say, settled, until
 from tests.process import SidecarProcess
@@ -131,7 +131,7 @@ async def test_f19_a_vault_that_hangs_holds_up_no_chat_whose_key_is_in_memory(
 ) -> None:
     """F19: SIGSTOP. Many ask for keys that do not come, and meanwhile somebody types on."""
     vault = await start_vault()
-    async with serve(encryption=section(vault, timeout="1s"), limits=FAST) as server, devices(server, 2) as (one, two):
+    async with serve(encryption=section(vault), limits=FAST) as server, devices(server, 2) as (one, two):
         await begin(one, "warm", doc("a"))
         vault.pause()
         waiting = [
@@ -270,6 +270,47 @@ async def test_s63_f23_rotating_and_resealing_while_people_edit(vault_server: Va
         for number in range(5):
             page = await two.ask("messages_request", {"chatId": f"c{number}", "limit": 5})
             assert [message["content"] for message in page["payload"]["messages"]] == [doc(f"old {number}")]
+
+
+async def test_rotating_and_resealing_can_be_broken_off_and_given_again(vault_server: Vault, serve: Serve) -> None:
+    """Each chat is rotated whole or not at all; the next run goes over all of them, and nothing is left half done."""
+    async with (
+        serve(encryption=section(vault_server), drafts=AT_ONCE, limits=FAST) as server,
+        devices(server, 1) as (one,),
+    ):
+        for number in range(80):
+            await say(one, f"c{number}", "m1", doc(f"text {number}"))
+        await settled(server)
+        cipher = cipher_of(server)
+        replace, seen = cipher._entries.replace, asyncio.Event()
+        count = 0
+
+        async def counted(entry: Entry, number: int) -> bool:
+            nonlocal count
+            count += 1
+            if count >= 20:
+                seen.set()
+            return await replace(entry, number)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cipher._entries, "replace", counted)
+            rotating = asyncio.create_task(operate(server, "keys-rotate"))
+            await seen.wait()
+            rotating.cancel()
+            await asyncio.gather(rotating, return_exceptions=True)
+
+        async def free() -> bool:
+            return "result" in (await operate(server, "keys-rotate"))[-1]
+
+        await until(free)
+        for command in ("keys-reseal", "keys-reseal"):
+            told = await result(server, command)
+            assert (told["undecryptable"], told["left"]) == (0, 0)
+        cipher.drop_cached()
+        await lose_cache(server, one)
+        for number in range(80):
+            page = await one.ask("messages_request", {"chatId": f"c{number}", "limit": 5})
+            assert [message["content"] for message in page["payload"]["messages"]] == [doc(f"text {number}")]
 
 
 async def test_destroying_and_pruning_through_the_sidecar(vault_server: Vault, serve: Serve) -> None:

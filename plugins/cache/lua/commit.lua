@@ -47,7 +47,7 @@ local function commit()
     set(outcome_field, pack(D.remember))
     if replaced_draft then set('rd:' .. operation, replaced_draft) end
     if replaced_title then set('rt:' .. operation, replaced_title) end
-    if call('RPUSH', OUTCOMES, now .. ' ' .. operation) > @OUTCOMES then
+    if call('RPUSH', OUTCOMES, string.format('%d ', now) .. operation) > @OUTCOMES then
       local oldest = string.match(call('LPOP', OUTCOMES), ' (.*)$')
       if oldest ~= operation then call('HDEL', PERSON, 'o:' .. oldest, 'rd:' .. oldest, 'rt:' .. oldest) end
     end

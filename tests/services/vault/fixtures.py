@@ -74,13 +74,17 @@ async def _made(vault: Vault) -> dict[str, list[str]]:
 
 @pytest.fixture
 async def start_vault(_vault_program: None, tmp_path: Path) -> AsyncIterator[StartVault]:
-    """Starts Vaults of the test's own: `vault = await start_vault()`, with kept storage, or `start_vault(kept=False)`."""
+    """Starts Vaults of the test's own: `vault = await start_vault()`, with kept storage, `start_vault(kept=False)`, or
+    `start_vault(standby=True)`."""
     async with AsyncExitStack() as servers:
         number = 0
 
         async def start(**options: Any) -> VaultServer:
             nonlocal number
             number += 1
-            return await servers.enter_async_context(VaultServer(tmp_path / f"vault-{number}", **options))
+            try:
+                return await servers.enter_async_context(VaultServer(tmp_path / f"vault-{number}", **options))
+            except Missing as missing:
+                pytest.skip(str(missing))
 
         yield start

@@ -190,6 +190,25 @@ async def test_sealed_it_answers_503_until_it_is_unsealed(kept: VaultServer) -> 
     assert await _value(kept, "chat") == "kept"
 
 
+async def test_a_standby_sends_to_the_active_one_and_takes_over(start_vault: StartVault) -> None:
+    pair = await start_vault(standby=True)
+    await _make(pair, "chat", key="kept")
+    for _ in range(3):
+        active, standby = pair.url, "http://{}:{}".format(*pair.standby)
+        asked = await asyncio.to_thread(
+            requests.get,
+            f"{standby}/v1/{pair.mount}/data/chat",
+            headers={"X-Vault-Token": pair.root_token},
+            allow_redirects=False,
+            timeout=10,
+        )
+        assert asked.status_code == 307
+        assert asked.headers["Location"].startswith(f"{active}/")
+        await pair.failover()
+        assert pair.url == standby
+        assert await _value(pair, "chat") == "kept"
+
+
 async def test_a_start_without_unsealing_stays_sealed(kept: VaultServer) -> None:
     kept.kill()
     await kept.start(unseal=False)

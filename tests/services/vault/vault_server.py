@@ -13,6 +13,7 @@ from typing import Self
 
 from tests.services.ports import HOST, ReservedPort
 from tests.services.process import ServiceProcess
+from tests.services.programs import Missing
 from tests.services.vault.audit_pipe import AuditPipe
 from tests.services.vault.programs import VaultProgram, find_vault
 from tests.services.vault.vault import Told, Vault
@@ -24,10 +25,16 @@ class VaultServer(Vault):
     It can be stopped, killed, paused, sealed, and started again, with the same port, any number of times; what it keeps in
     `folder` is there again then, and it is unsealed (`kept=False`: all is in memory, and a start begins anew). Leaving the
     context kills it. It is bound to no event loop, but is started from the main thread only.
+
+    `standby=True` is two of them over one storage, in memory: `url` leads to the active one, and `standby` is where the other
+    is, which sends whoever asks to the active one (307), until `failover()`.
     """
 
-    def __init__(self, folder: Path, *, kept: bool = True) -> None:
+    def __init__(self, folder: Path, *, kept: bool = True, standby: bool = False) -> None:
         super().__init__()
+        kept = kept and not standby
+        self._two = standby
+        self._active = 0
         self.folder = folder
         self._storage = folder / "storage" if kept else None
         self._key = ""
@@ -44,7 +51,7 @@ class VaultServer(Vault):
 
     @property
     def port(self) -> int:
-        return self._ports[0].number
+        return self._ports[self._active].number
 
     @property
     def address(self) -> tuple[str, int]:
@@ -54,6 +61,12 @@ class VaultServer(Vault):
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    @property
+    def standby(self) -> tuple[str, int]:
+        """The address of the one that is not active."""
+        assert self._two, "this one is alone"
+        return self.host, self._ports[1 - self._active].number
 
     @property
     def pid(self) -> int:
@@ -88,9 +101,13 @@ class VaultServer(Vault):
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._storage is not None:
             self._storage.mkdir(mode=0o700, exist_ok=True)
-        self._ports.append(ReservedPort())
+        self._ports += [ReservedPort() for _ in range(2 if self._two else 1)]
         try:
             command = self._program.command(self.folder, self.host, self.port, self._storage)
+            if self._two:
+                if self._program.name != "vaultd":
+                    raise Missing("Only the tests' own Vault is two in one process: SIDECAR_TEST_VAULT names another.")
+                command += ["-standby", f"{self.host}:{self._ports[1].number}"]
             self._process = ServiceProcess(command, folder=self.folder, log=self.folder / "vault.log")
             await self.start()
         except BaseException:
@@ -126,6 +143,8 @@ class VaultServer(Vault):
         if first:
             await self._register_plugins()
             await self.mount_kv(self.mount)
+        if self._two:
+            await self._unseal_standby()
 
     async def stop(self) -> int:
         """SIGTERM, as an orderly host does it; its exit status."""
@@ -159,6 +178,18 @@ class VaultServer(Vault):
         await asyncio.to_thread(self._call, "PUT", "unseal", {"key": self._key})
         await asyncio.to_thread(self._until_active)
 
+    async def failover(self) -> None:
+        """The active one goes, and the standby takes over; returns when it serves. What was active is the standby then."""
+        await self.seal()
+        self.close()
+        self._active = 1 - self._active
+        await asyncio.to_thread(self._until_active)
+        await self._unseal_standby()
+
+    async def _unseal_standby(self) -> None:
+        at = "http://{}:{}".format(*self.standby)
+        await asyncio.to_thread(self._call, "PUT", "unseal", {"key": self._key}, at)
+
     async def sealed(self) -> bool:
         status = await asyncio.to_thread(self._call, "GET", "seal-status")
         return bool(status["sealed"])
@@ -190,9 +221,9 @@ class VaultServer(Vault):
 
     # -- before there is a token ---------------------------------------------------------------------------------------
 
-    def _call(self, method: str, path: str, data: Told | None = None) -> Told:
+    def _call(self, method: str, path: str, data: Told | None = None, at: str | None = None) -> Told:
         body = None if data is None else json.dumps(data).encode()
-        request = urllib.request.Request(f"{self.url}/v1/sys/{path}", body, method=method)
+        request = urllib.request.Request(f"{at or self.url}/v1/sys/{path}", body, method=method)
         with urllib.request.urlopen(request, timeout=20) as answer:
             told: Told = json.loads(answer.read() or b"{}")
             return told
