@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from sidecar.config import Config
 from sidecar.server.running import serving
 from tests.conftest import configure
 from tests.device import Device, doc
+from tests.faults.vault_world import keys_in, role
 from tests.integration.world import AT_ONCE, begin, say, until
 from tests.services.fixtures import StartRedis
 from tests.services.ports import ReservedPort
 from tests.services.proxy import FaultProxy
 from tests.services.redis_server import RedisServer
+from tests.services.vault.fixtures import StartVault
+from tests.services.vault.vault import Vault
 
 
 def run(config: Config, *arguments: str) -> tuple[int, str, str]:
@@ -260,6 +264,58 @@ async def test_redis_that_is_asked_in_the_open(tmp_path: Path, monkeypatch: pyte
     assert [finding.code for finding in _way("rediss://:secret@redis.example.com")] == []
     assert [finding.code for finding in _way("redis://127.0.0.1:6379")] == []
     assert [finding.code for finding in _way("unix:///run/redis.sock")] == []
+
+
+# -- Vault -------------------------------------------------------------------------------------------------------------
+
+
+def _closed(config: Config) -> Config:
+    """The file has secrets: it is nobody else's."""
+    assert config.file is not None
+    config.file.chmod(0o600)
+    return config
+
+
+async def test_vault_that_is_as_it_should_be(tmp_path: Path, start_vault: StartVault) -> None:
+    vault = await start_vault()
+    await vault.audit()
+    config = _closed(configure(tmp_path, encryption=keys_in(vault, await role(vault))))
+    async with serving(config):
+        status, found = await examined(config)
+    assert status == 0, found
+    assert not [code for part, code in found if part == "encryption"]
+
+
+@pytest.mark.parametrize("serves", [True, False])
+async def test_vault_that_is_sealed_or_away(tmp_path: Path, start_vault: StartVault, serves: bool) -> None:
+    vault = await start_vault()
+    config = configure(tmp_path, encryption=keys_in(vault, await role(vault)))
+    async with AsyncExitStack() as running:
+        if serves:
+            await running.enter_async_context(serving(config))
+        await vault.seal()
+        status, found = await examined(config)
+        assert status == 1
+        [told] = [each for (part, _), each in found.items() if part == "encryption" and each["severity"] == "error"]
+        assert "sealed" in told["says"]
+        vault.kill()
+        status, found = await examined(config)
+        assert status == 1
+        [told] = [each for (part, _), each in found.items() if part == "encryption" and each["severity"] == "error"]
+        assert "Vault" in told["says"]
+        assert vault.root_token not in str(found)
+
+
+async def test_vault_as_root(tmp_path: Path, vault_server: Vault) -> None:
+    options = {
+        "url": vault_server.url,
+        "mount": vault_server.mount,
+        "auth": {"token": {"value": vault_server.root_token}},
+    }
+    status, found = await examined(_closed(configure(tmp_path, encryption={"use": "vault", "options": options})))
+    assert status == 0
+    assert found[("encryption", "root")]["severity"] == "warning"
+    assert vault_server.root_token not in str(found)
 
 
 # -- how it is shown ---------------------------------------------------------------------------------------------------
