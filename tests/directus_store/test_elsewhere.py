@@ -272,7 +272,8 @@ async def test_f33_a_connection_that_died_in_silence_is_noticed_and_the_gap_clos
     monkeypatch.setattr("plugins.directus.subscriptions._PING_SECONDS", 0.4)
     person = somebody()
     async with (
-        FaultProxy(directus.server.address) as proxy, serve_on(directus, f"http://127.0.0.1:{proxy.port}") as server,
+        FaultProxy(directus.server.address) as proxy,
+        serve_on(directus, f"http://127.0.0.1:{proxy.port}") as server,
         Device(server.url, person, wait=30) as device,
     ):
         await _listening(server)
