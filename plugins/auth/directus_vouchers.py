@@ -46,13 +46,21 @@ class Vouched:
 
 
 class Vouchers:
-    """`ask` asks Directus about a token."""
+    """`ask` asks Directus about a token: for those who come at one pace, for those who are here already at another.
+
+    Both would suffer else: who comes would wait behind the looks of every minute, or these would not be made while many come.
+    """
 
     def __init__(
-        self, ask: Callable[[Token], Awaitable[Vouched]], pace: Pace, clock: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[Token], Awaitable[Vouched]],
+        pace: Pace,
+        looks: Pace,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._pace = pace
+        self._looks = looks
         self._clock = clock
         self._good: dict[str, tuple[Vouched, float]] = {}
         """By digest of the token: what was said, and until when that is good."""
@@ -71,7 +79,9 @@ class Vouchers:
             return known[0]
         task = self._asking.get(name)
         if task is None:
-            task = self._asking[name] = asyncio.create_task(self._find(name, token))
+            task = self._asking[name] = asyncio.create_task(
+                self._find(name, token, self._looks if fresh else self._pace)
+            )
             task.add_done_callback(partial(self._asked, name))
         started, drops = self._clock(), self._drops
         vouched = await asyncio.shield(task)
@@ -82,9 +92,9 @@ class Vouchers:
                 self._static.add(name)
         return vouched
 
-    async def _find(self, name: str, token: Token) -> Vouched:
+    async def _find(self, name: str, token: Token, pace: Pace) -> Vouched:
         try:
-            await self._pace.turn()
+            await pace.turn()
             return await self._ask(token)
         except Unauthenticated:
             self._good.pop(name, None)

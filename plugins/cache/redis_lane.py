@@ -215,7 +215,6 @@ class Lane:
     def _helped(self, task: asyncio.Task[None]) -> None:
         futures, self._futures, self._calls = self._futures, (), ()
         self._helper = None
-        self.health.at = asyncio.get_running_loop().time()
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error is not None:
             self._drop()  # the answers of this pipeline are still to come, and belong to nobody
@@ -256,6 +255,7 @@ class Lane:
                     self._failures += 1
                     pause = self._rest() if self._failures > 1 else 0.2
                     _fail(answers, Unavailable("cache", self.health.trouble, retry_after=pause))
+        self.health.at = asyncio.get_running_loop().time()
         self._give(self._futures, answers)
 
     async def _exchange(self, wire: Wire, calls: Sequence[Call], places: list[int], answers: list[Any]) -> None:

@@ -256,11 +256,11 @@ async def test_an_administrator_may_log_in_or_have_a_token_in_a_file(
     ):
         made = await bootstrap(
             options(directus_server, token_file=tmp_path / "token"),
-            Needed(permissions=READ_PEOPLE),
+            Needed(),
             dry_run=True,
             environment=environment,
         )
-        assert isinstance(made, list)
+        assert list(made) == []
     not_admin = await human(directus_server)
     with pytest.raises(StartRefused, match="no administrator"):
         await bootstrap(

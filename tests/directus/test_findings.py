@@ -283,6 +283,8 @@ async def test_settings_of_a_directus_that_stand_in_the_way(start_directus: Star
     result = await found(server)
     assert set(result) == {"websockets"}
     assert "WEBSOCKETS_REST_AUTH=handshake" in result["websockets"].remedy
+    if (await server.ask("GET", "/server/info"))["version"].startswith("11."):
+        return  # which has no licence to be locked
     # More collections than the licence allows, as after a downgrade: it is locked.
     await server.stop()
     with closing(sqlite3.connect(server.database)) as database, database:

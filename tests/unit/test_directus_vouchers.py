@@ -1,0 +1,173 @@
+"""Whether Directus takes a token: asked once by however many, at a pace, and forgotten when it may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from plugins.auth.directus_people import People, Person, person_of
+from plugins.auth.directus_sessions import OpenSessions
+from plugins.auth.directus_tokens import Kind, Token
+from plugins.auth.directus_vouchers import Pace, Vouched, Vouchers
+from sidecar import Unauthenticated, Unavailable
+
+
+class Source:
+    """Says what a test wants of a token, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+
+    async def ask(self, token: Token) -> Vouched:
+        self.asked.append(token.text)
+        await self.go_on.wait()
+        if self.error is not None:
+            raise self.error
+        return Vouched(f"user of {token.text}")
+
+
+def vouchers(source: Source, clock: list[float]) -> Vouchers:
+    return Vouchers(source.ask, Pace(1000), Pace(1000), lambda: clock[0])
+
+
+STATIC, SESSION = Token("static", Kind.STATIC), Token("session", Kind.SESSION, "anna", "s")
+
+
+async def test_many_who_ask_at_once_are_one_question_and_one_who_goes_takes_it_from_nobody() -> None:
+    source, clock = Source(), [0.0]
+    asked = vouchers(source, clock)
+    source.go_on.clear()
+    waiting = [asyncio.create_task(asked.of(SESSION, 10.0)) for _ in range(20)]
+    await asyncio.sleep(0.02)
+    waiting[0].cancel()
+    source.go_on.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(answers[0], asyncio.CancelledError)
+    assert {answer.user_id for answer in answers[1:] if isinstance(answer, Vouched)} == {"user of session"}
+    assert source.asked == ["session"]
+    await asked.of(SESSION, 10.0)
+    clock[0] = 10.0
+    await asked.of(SESSION, 10.0)
+    assert len(source.asked) == 2, "an answer is good for its time"
+    await asked.of(SESSION, 10.0, fresh=True)
+    assert len(source.asked) == 3
+
+
+async def test_a_static_token_is_asked_about_again_once_somebody_was_changed() -> None:
+    source, clock = Source(), [0.0]
+    asked = vouchers(source, clock)
+    await asked.of(STATIC, 100.0)
+    await asked.of(SESSION, 100.0)
+    asked.drop_static()
+    await asked.of(STATIC, 100.0)
+    await asked.of(SESSION, 100.0)
+    assert source.asked == ["static", "session", "static"]
+    # Changed while it was being asked: what is answered now may be older.
+    asked.drop_static()
+    source.go_on.clear()
+    under_way = asyncio.create_task(asked.of(STATIC, 100.0))
+    await asyncio.sleep(0.01)
+    asked.drop_static()
+    source.go_on.set()
+    await under_way
+    await asked.of(STATIC, 100.0)
+    assert source.asked.count("static") == 4
+
+
+async def test_a_refusal_is_remembered_by_nobody_and_ends_what_was_known() -> None:
+    source, clock = Source(), [0.0]
+    asked = vouchers(source, clock)
+    await asked.of(SESSION, 100.0)
+    source.error = Unauthenticated("over")
+    with pytest.raises(Unauthenticated):
+        await asked.of(SESSION, 100.0, fresh=True)
+    with pytest.raises(Unauthenticated):
+        await asked.of(SESSION, 100.0)
+    source.error = None
+    assert (await asked.of(SESSION, 100.0)).user_id == "user of session"
+
+
+async def test_a_pace_lets_a_seconds_worth_pass_and_turns_away_who_would_wait_too_long() -> None:
+    now = [100.0]
+    pace = Pace(10, lambda: now[0])
+    for _ in range(11):
+        await asyncio.wait_for(pace.turn(), 0.05)
+    turned = 0
+    for _ in range(200):
+        task = asyncio.create_task(pace.turn())
+        await asyncio.sleep(0)
+        if task.done():
+            with pytest.raises(Unavailable) as caught:
+                task.result()
+            assert caught.value.retry_after is not None
+            assert caught.value.retry_after > 8
+            turned += 1
+        else:
+            task.cancel()
+    assert 110 <= turned <= 125, "about eighty may wait, eight seconds at most"
+    now[0] += 60
+    await asyncio.wait_for(pace.turn(), 0.05)
+
+
+async def test_people_who_were_changed_while_they_were_read_are_read_again() -> None:
+    """Else a suspension that comes in between would be forgotten for as long as an answer is kept."""
+    statuses = {"anna": "active"}
+    calls = 0
+    reading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def read(user_ids: object) -> dict[str, Person]:
+        nonlocal calls
+        calls += 1
+        found = {name: Person(name, status) for name, status in statuses.items()}
+        reading.set()
+        await go_on.wait()
+        return found
+
+    people = People(read, kept=lambda: 45.0)
+    asked = [asyncio.create_task(people.find("anna")) for _ in range(300)]
+    await reading.wait()
+    statuses["anna"] = "suspended"
+    people.drop(["anna"])
+    go_on.set()
+    answers = await asyncio.gather(*asked)
+    assert {answer.status for answer in answers if answer is not None} == {"suspended"}
+    assert calls == 2, "and all of them were one question"
+    assert (await people.find("anna")) == Person("anna", "suspended")
+    assert calls == 2
+    assert await people.find("nobody") is None
+
+
+def test_a_row_is_a_person_with_as_much_of_a_name_as_is_wanted() -> None:
+    row = {"id": "a", "status": "active", "role": None, "first_name": " Anna ", "last_name": None, "tfa_secret": "***"}
+    assert person_of(row, "full") == Person("a", "active", None, "Anna", True)
+    assert person_of({**row, "last_name": "Müller"}, "full") == Person("a", "active", None, "Anna Müller", True)
+    assert person_of({**row, "last_name": "Müller", "tfa_secret": None}, "first") == Person("a", "active", None, "Anna")
+    assert person_of({**row, "role": "r"}, "none") == Person("a", "active", "r", None, True)
+    for wrong in (
+        {},
+        {"id": "a"},
+        {"id": 7, "status": "active"},
+        {"id": "", "status": "active"},
+        {"id": "a", "status": 1},
+    ):
+        assert person_of(wrong, "full") is None
+
+
+def test_a_session_that_is_shown_no_more_is_forgotten() -> None:
+    now = [0.0]
+    sessions = OpenSessions(lambda: now[0])
+    sessions.shown("anna", SESSION)
+    sessions.shown("anna", STATIC)
+    assert len(sessions.tokens("anna")) == 2
+    now[0] = 140.0
+    sessions.shown("anna", STATIC)
+    now[0] = 160.0
+    assert list(sessions.users()) == ["anna"]
+    assert [token.text for token in sessions.tokens("anna")] == ["static"]
+    sessions.ended("anna", STATIC)
+    assert list(sessions.users()) == []
+    sessions.ended("nobody", STATIC)
