@@ -15,7 +15,7 @@ from tests.directus_store.world import Prepared, plugin_of, somebody
 from tests.integration.world import until
 from tests.services.postgres_server import PostgresServer
 
-KILLS = int(os.environ.get("DIRECTUS_KILLS", "4"))
+KILLS = int(os.environ.get("DIRECTUS_KILLS", "3"))
 """Of each database; `DIRECTUS_KILLS=250` is the row's number."""
 _TIMEOUT = 120 + 30 * KILLS
 
