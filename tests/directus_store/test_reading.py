@@ -14,6 +14,8 @@ from tests.integration.world import NEVER, cached, settled, until
 from tests.services.directus.front import DirectusFront
 
 _LOOK = {"changes": "look"}
+_HEAR = {"changes": "notices", "notice_secret": "what notices are signed with, 32 bytes and more"}
+"""Nothing is asked by itself: every call is somebody's."""
 
 
 async def _forget(server: Server, device: Device) -> None:
@@ -37,7 +39,7 @@ async def test_s42_a_cold_cache_with_500_chats_gets_them_all_by_few_calls(
 ) -> None:
     """S42: none is missing, the count is the store's, and there are fewer calls than chats by far."""
     person = somebody()
-    async with serve_on(directus, front.url, _LOOK) as server, Device(server.url, person, wait=60) as device:
+    async with serve_on(directus, front.url, _HEAR) as server, Device(server.url, person, wait=60) as device:
         for start in range(0, 500, 50):
             await asyncio.gather(
                 *(

@@ -74,7 +74,8 @@ class Hosts:
         """
         self.folder = folder
         self.redis = redis
-        self._options = {"url": url or redis.url, **({"cluster": True} if cluster else {})}
+        self._url = url
+        self._options = {"cluster": True} if cluster else {}
 
     def sections(self, **sections: Any) -> dict[str, Any]:
         """What all of them have; these instead of their like."""
@@ -82,7 +83,7 @@ class Hosts:
         common.mkdir(mode=0o700, exist_ok=True)
         store = sections.pop("persistence", {"use": "sqlite"})
         found = {
-            "cache": {"use": "redis", "options": self._options},
+            "cache": {"use": "redis", "options": {"url": self._url or self.redis.url, **self._options}},
             "encryption": {"use": "local", "options": {"path": str(common / "keys"), "master_key": KEY}},
             "persistence": {**store, "options": {"path": str(common / "store.sqlite"), **store.get("options", {})}},
             "limits": {**FAST, **sections.pop("limits", {})},
