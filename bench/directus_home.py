@@ -95,14 +95,23 @@ class Home:
         return {"url": url or self.server.url, "token": self.token}
 
     def sidecar(
-        self, folder: Path, core: int | None, url: str | None = None, *, auth: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        core: int | None,
+        url: str | None = None,
+        *,
+        auth: Mapping[str, Any] | None = None,
+        changes: str = "websocket",
     ) -> Served:
-        """The sidecar, which signs people in by this Directus and stores there; `auth`: more options for signing in."""
+        """The sidecar, which signs people in by this Directus and stores there.
+
+        `auth`: more options for signing in; `changes`: how it hears of changes that are made in Directus.
+        """
         return ours(
             folder,
             core,
             auth={"use": "directus", "options": {**self.options(url), **(auth or {})}},
-            persistence={"use": "directus", "options": self.options(url)},
+            persistence={"use": "directus", "options": {**self.options(url), "changes": changes}},
             limits=_LIMITS,
         )
 

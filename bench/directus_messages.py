@@ -25,6 +25,8 @@ from bench.table import Row
 
 _CALLS = 2
 """Writes that the sidecar has under way at once, and so the bare loop."""
+_HEARD = ("websocket", "notices")
+"""How changes made in Directus are heard. The first is what a deployment has unless it is told otherwise, and has the goal."""
 _PATIENCE = 60.0
 _UPDATE, _ERROR = b'{"type":"message_update"', b'{"type":"error"'
 
@@ -36,6 +38,14 @@ class _Rounds:
     p99: list[float] = field(default_factory=list)
     directus: list[float] = field(default_factory=list)
     """Seconds of Directus' CPU time for each message."""
+
+
+_Both = dict[bool, _Rounds]
+"""Of first messages (True) and of messages."""
+
+
+def _both() -> _Both:
+    return {True: _Rounds(), False: _Rounds()}
 
 
 class _Writer:
@@ -115,25 +125,33 @@ class _Writer:
 async def measure(plan: Plan, folder: Path, cores: Cores, home: Home) -> list[Row]:
     """The rows of messages. The sidecar is started for each round: the bare loop has Directus to itself, with nobody who listens."""
     people, meter = await home.people(plan.directus_people), cpu_meter(home.server.pid)
-    found = {True: _Rounds(), False: _Rounds()}
-    raw = {True: _Rounds(), False: _Rounds()}
+    found: dict[str, _Both] = {each: _both() for each in (*_HEARD, "bare")}
 
-    async def ours(seconds: float, into: dict[bool, _Rounds]) -> None:
-        with home.sidecar(folder / "messages", cores.server) as served:
+    async def ours(changes: str, seconds: float, into: _Both) -> None:
+        with home.sidecar(folder / f"messages-{changes}", cores.server, changes=changes) as served:
             await _write(plan, served, people, seconds, into, meter)
 
-    await ours(plan.directus_seconds / 4, {True: _Rounds(), False: _Rounds()})
+    for changes in _HEARD:
+        await ours(changes, plan.directus_seconds / 4, _both())
     limit = await RawDirectus.like(home, _CALLS)
 
-    async def bare(seconds: float, into: dict[bool, _Rounds]) -> None:
+    async def bare(seconds: float, into: _Both) -> None:
         for first, create in ((True, limit.first_messages), (False, limit.messages)):
             await _create(create, seconds, into[first], meter)
 
-    await bare(plan.directus_seconds / 4, {True: _Rounds(), False: _Rounds()})
+    await bare(plan.directus_seconds / 4, _both())
     for number in range(plan.directus_rounds):
-        for measured, into in ((ours, found), (bare, raw))[:: 1 if number % 2 == 0 else -1]:
-            await measured(plan.directus_seconds, into)
-    return [row for first in (True, False) for row in _rows(plan, first, found[first], raw[first])]
+        for kind in found if number % 2 == 0 else reversed(found):
+            if kind == "bare":
+                await bare(plan.directus_seconds, found[kind])
+            else:
+                await ours(kind, plan.directus_seconds, found[kind])
+    return [
+        row
+        for changes in _HEARD
+        for first in (True, False)
+        for row in _rows(plan, first, changes, found[changes][first], found["bare"][first])
+    ]
 
 
 async def _write(
@@ -141,7 +159,7 @@ async def _write(
     served: Served,
     people: Sequence[Person],
     seconds: float,
-    into: dict[bool, _Rounds],
+    into: _Both,
     meter: Callable[[], float],
 ) -> None:
     drafts = Drafts()
@@ -171,8 +189,11 @@ async def _create(
     into.directus.append((meter() - used) / (rate * (time.perf_counter() - began)))
 
 
-def _rows(plan: Plan, first: bool, found: _Rounds, raw: _Rounds) -> list[Row]:
+def _rows(plan: Plan, first: bool, changes: str, found: _Rounds, raw: _Rounds) -> list[Row]:
     what = f"{plan.directus_people * plan.directus_chats} under way: {'first messages' if first else 'messages'}"
+    judged = changes == _HEARD[0]
+    if not judged:
+        what = f"{what} with changes: {changes}"
     relative, goal = ratios(found.rate, raw.rate), plan.goals.over_raw_directus
     times = [f"{spread([each * 1e3 for each in values]):.0f}" for values in (found.p50, found.p99)]
     return [
@@ -182,8 +203,8 @@ def _rows(plan: Plan, first: bool, found: _Rounds, raw: _Rounds) -> list[Row]:
             f"{spread(found.rate):.0f}",
             f"{spread(raw.rate):.0f}",
             f"{relative:.2f}",
-            f"≥ {goal}",
-            relative.middle >= goal,
+            f"≥ {goal}" if judged else "",
+            relative.middle >= goal if judged else None,
         ),
         Row("k", f"{what}: p50 / p99 until delivered, ms", " / ".join(times)),
         Row(

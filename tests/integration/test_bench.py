@@ -149,6 +149,7 @@ async def test_a_directus_is_measured_beside_what_it_takes_at_most(tmp_path: Pat
         assert float(judged.ours) > 0
         assert f"{at}: p50 / p99 until delivered, ms" in found
         assert f"{at}: Directus' CPU for each, µs" in found
+        assert f"{at} with changes: notices: p50 / p99 until delivered, ms" in found
     synced = "cold sync of 3 chats of 2 messages from Directus"
     assert {f"{synced}: first frame, ms", f"{synced}: total, ms"} <= set(found)
     assert 0 < int(found[f"{synced}: calls of Directus"].ours) < 50
