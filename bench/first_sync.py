@@ -15,6 +15,7 @@ import orjson
 from bench.cores import Cores
 from bench.editing import BenchFailed
 from bench.figures import spread
+from bench.link import Link
 from bench.pair import signed_in
 from bench.plan import KIB, MIB, Plan
 from bench.seeding import client_chat_id, seed
@@ -40,7 +41,11 @@ class Syncs:
 
 async def sync(url: str, chats: int, syncs: Syncs) -> None:
     """One sync of that person, whole, with its times."""
-    link = await signed_in(url, PERSON)
+    await sync_over(await signed_in(url, PERSON), chats, syncs)
+
+
+async def sync_over(link: Link, chats: int, syncs: Syncs) -> None:
+    """As `sync`, of whoever has signed in on this link, which is closed in the end."""
     arrived: list[tuple[float, bytes]] = []
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -39,6 +39,10 @@ class Goals:
     over_raw_vault_at: int = 32
     over_local: float = 0.95
     """(j) Drafts per second with the key in memory, over those with encryption.local, at least."""
+    over_raw_directus: float = 0.8
+    """(k) Messages that reach Directus per second over rows that a bare loop makes in the same Directus, at least."""
+    directus_calls: float = 50.0
+    """(k) Directus calls per second while everybody comes back, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,14 @@ class Plan:
     """(h) Sockets; the first number has the goal."""
     shared_chats: tuple[int, ...] = (100, 1000, 10_000)
     """(i) As `chats`, with the shared cache."""
+    directus_people: int = 32
+    """(k) With so many chats each, each of which has one message under way: """
+    directus_chats: int = 16
+    directus_rounds: int = 3
+    directus_seconds: float = 5.0
+    directus_sync_chats: int = 500
+    directus_syncs: int = 3
+    directus_reconnects: int = 5000
     pinned: bool = True
     """Server and load generator on a core of their own, where the machine has two."""
     goals: Goals = Goals()
@@ -95,6 +107,9 @@ QUICK = Plan(
     steady_rounds=1,
     steady_seconds=2.0,
     reconnects=(5000,),
+    directus_rounds=1,
+    directus_seconds=3.0,
+    directus_syncs=1,
 )
 TINY = Plan(
     "tiny",
@@ -119,6 +134,13 @@ TINY = Plan(
     steady_seconds=0.2,
     reconnects=(20,),
     shared_chats=(3, 6),
+    directus_people=2,
+    directus_chats=2,
+    directus_rounds=1,
+    directus_seconds=0.3,
+    directus_sync_chats=3,
+    directus_syncs=1,
+    directus_reconnects=20,
     pinned=False,
 )
 """For the smoke test: it shows that every row is made, its figures mean nothing."""

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-from bench import first_sync, idle, keys, many_chats, reconnect, steady, throughput, with_redis
+from bench import first_sync, idle, keys, many_chats, on_directus, reconnect, steady, throughput, with_redis
 from bench.cores import Cores, assign, on_core
 from bench.hocuspocus import installing
 from bench.missing import Missing
@@ -43,6 +43,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "h": Part("reconnect", reconnect.measure),
         "i": Part("chats", many_chats.measure_shared),
         "j": Part("keys", keys.measure),
+        "k": Part("directus", on_directus.measure),
     }
 )
 _PACKAGES = ("aiohttp", "uvloop", "orjson", "jiter", "cryptography", "pydantic", "redis", "hiredis")
@@ -83,6 +84,15 @@ it shares the load generator's, for the same Vault with the same share of a core
 is made and confirmed, its draft sealed, kept and answered; the bare loop makes entries of the same size in the same Vault,
 over as many keep-alive connections as there are people, and does nothing else. Where others' work took much of the cores, the
 row by CPU time says more: it is what a quiet machine would divide by. Edits as in (a), the cold sync as in (c).
+(k) One process with the embedded cache and keys; people sign in by a real Directus, whose SQLite file has the chats. Directus
+has the core that Vault has in (j). A message counts when its sender has heard `delivered`, which is after Directus said that the
+row is there; each chat has one under way. It raises its chat's row too, in the same call. The bare loop creates rows copied from
+those that the sidecar wrote, 100 a call, as many calls at once as the sidecar makes; for first messages the chat is nested in its
+message, and 50 of both are a call. No sidecar listens meanwhile: hearing of changes over Directus' WebSocket makes each write
+dearer for Directus, which the rows with `changes: notices` leave out. The cold sync as in (c), and the calls that it made of
+Directus. Coming back: the server is killed and started again, and everybody signs in with an access token and the device from
+before (full jitter, doubling, or as long as the server asks for); a front before Directus counts calls. With Directus' SECRET the
+sidecar checks tokens itself.
 """
 
 

@@ -28,16 +28,33 @@ class Keys(Protocol):
     async def provide_encryption(self) -> Cipher: ...
 
 
+class Stored(Protocol):
+    """A plugin that writes down chats and messages."""
+
+    async def on_first_message(self, chat: ChatInDB, message: MessageInDB) -> None: ...
+
+    async def on_message(self, chat: ChatInDB, message: MessageInDB) -> None: ...
+
+
 def client_chat_id(number: int) -> str:
     """The client's id of the n-th chat; 0 is the one changed last."""
     return f"seeded-{number}"
 
 
-async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: bool, keys: Keys | None = None) -> None:
-    """Gives the dev user `name` so many chats with so many messages each; every chat with a title and, if wanted, a 2 KB draft.
+async def seed(
+    data_dir: Path,
+    name: str,
+    chats: int,
+    messages: int,
+    *,
+    drafts: bool,
+    keys: Keys | None = None,
+    store: Stored | None = None,
+) -> None:
+    """Gives the user `name` so many chats with so many messages each; every chat with a title and, if wanted, a 2 KB draft.
 
     The sidecar must not run on `data_dir`, which is made if need be. `keys`: an entered plugin that has the keys; without it
-    they are in the key file there.
+    they are in the key file there. `store`: likewise one that has the rows, instead of the database there.
     """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     surroundings = Surroundings(data_dir=data_dir, host="127.0.0.1")
@@ -47,7 +64,8 @@ async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: 
     async with AsyncExitStack() as stack:
         if keys is None:
             keys = await stack.enter_async_context(Local(Local.Options(), surroundings))
-        store = await stack.enter_async_context(Sqlite(Sqlite.Options(), surroundings))
+        if store is None:
+            store = await stack.enter_async_context(Sqlite(Sqlite.Options(), surroundings))
         cipher = await keys.provide_encryption()
         for start in range(0, chats, _AT_ONCE):
             numbers = range(start, min(start + _AT_ONCE, chats))
@@ -57,7 +75,7 @@ async def seed(data_dir: Path, name: str, chats: int, messages: int, *, drafts: 
             await asyncio.gather(*(_write(store, chat, written) for chat, written in made))
 
 
-async def _write(store: Sqlite, chat: ChatInDB, messages: Sequence[MessageInDB]) -> None:
+async def _write(store: Stored, chat: ChatInDB, messages: Sequence[MessageInDB]) -> None:
     await store.on_first_message(chat, messages[0])
     await asyncio.gather(*(store.on_message(chat, message) for message in messages[1:]))
 

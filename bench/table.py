@@ -13,7 +13,7 @@ class Row:
     """One figure of ours beside the one it is compared with."""
 
     part: str
-    """`a` to `i`."""
+    """`a` to `k`."""
     what: str
     ours: str
     beside: str = ""

@@ -58,6 +58,7 @@ def test_the_plans_ask_for_what_the_issue_names() -> None:
         assert plan.shared_chats == (100, 1000, 10_000)
         assert plan.steady_rate == 1000
         assert plan.reconnects[0] == 5000
+        assert (plan.directus_sync_chats, plan.directus_reconnects) == (500, 5000)
         assert plan.pinned
     goals = FULL.goals
     assert (goals.ratio, goals.idle_bytes, goals.first_frame) == (0.5, 20 * 1024, 0.05)
@@ -65,6 +66,7 @@ def test_the_plans_ask_for_what_the_issue_names() -> None:
     assert (goals.over_hocuspocus, goals.over_hocuspocus_from, goals.over_bare_redis) == (2.0, 32, 0.7)
     assert (goals.steady, goals.across, goals.back) == (0.010, 0.020, 30.0)
     assert (goals.over_raw_vault, goals.over_raw_vault_at, goals.over_local) == (0.7, 32, 0.95)
+    assert (goals.over_raw_directus, goals.directus_calls) == (0.8, 50)
 
 
 def _told(rows: Sequence[Row]) -> list[str]:
@@ -136,12 +138,34 @@ async def test_keys_in_vault_are_measured_beside_the_bare_vault_and_local_keys(t
         assert f"cold sync of 3 chats of 2 messages: {what}" in told
 
 
+@pytest.mark.usefixtures("_directus_installed")
+async def test_a_directus_is_measured_beside_what_it_takes_at_most(tmp_path: Path) -> None:
+    _, rows = await run(TINY, tmp_path / "results", "k")
+    found = {row.what: row for row in rows}
+    for what in ("first messages", "messages"):
+        at = f"4 under way: {what}"
+        judged = found[f"{at} per second that reach Directus, beside rows created in the same Directus by a bare loop"]
+        assert judged.met is not None
+        assert float(judged.ours) > 0
+        assert f"{at}: p50 / p99 until delivered, ms" in found
+        assert f"{at}: Directus' CPU for each, µs" in found
+        assert f"{at} with changes: notices: p50 / p99 until delivered, ms" in found
+    synced = "cold sync of 3 chats of 2 messages from Directus"
+    assert {f"{synced}: first frame, ms", f"{synced}: total, ms"} <= set(found)
+    assert 0 < int(found[f"{synced}: calls of Directus"].ours) < 50
+    for how in ("Directus is asked about each token", "with its SECRET"):
+        at = f"20 come back, {how}"
+        assert found[f"{at}: Directus calls per second (most in one)"].met is not None
+        told = found[f"{at}: the last is signed in after, s; told to come later; errors"].ours
+        assert told.endswith("; 0; 0"), told
+
+
 async def test_what_the_machine_lacks_is_left_out_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT"):
+    for name in ("SIDECAR_TEST_REDIS", "SIDECAR_TEST_VAULT", "SIDECAR_TEST_DIRECTUS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SIDECAR_TEST_CACHE", str(tmp_path))
-    _, rows = await run(TINY, tmp_path / "results", "efghij")
+    _, rows = await run(TINY, tmp_path / "results", "efghijk")
     assert all(row.ours.lower().startswith("skipped: no ") for row in rows)
     assert {name: row.ours for row in rows if row.part == "e" for name in [row.what]} == {
         name: "skipped: no node on PATH; install Node 20 or newer"
@@ -149,7 +173,7 @@ async def test_what_the_machine_lacks_is_left_out_by_name(tmp_path: Path, monkey
         else "skipped: no redis-server on PATH; apt-get install redis-server"
         for name in NAMES.values()
     }
-    assert {row.part for row in rows} == set("efghij")
+    assert {row.part for row in rows} == set("efghijk")
 
 
 def test_hocuspocus_is_installed_from_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
