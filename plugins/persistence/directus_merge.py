@@ -6,7 +6,8 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from plugins.persistence.directus_rows import Row, chat_key, chat_row, message_key, message_row, read_count, read_time
+from plugins.persistence.cells import count_of
+from plugins.persistence.directus_rows import Row, chat_key, chat_row, message_key, message_row, read_time
 from sidecar import ChatInDB, MessageInDB, Unstorable
 
 STATE_FIELDS = (
@@ -119,10 +120,10 @@ def changes_of(there: Row, new: Mapping[str, Any]) -> dict[str, Any]:
     """What of `new` is newer than the row. A version that is no number is below every other: the next write mends the row."""
     changes: dict[str, Any] = {}
     for version, names in (("version", _DRAFT), ("title_version", _TITLE)):
-        known = read_count(there.get(version))
+        known = count_of(there.get(version))
         if known is None or new[version] > known:
             changes |= {name: new[name] for name in names}
-    messages_version = read_count(there.get("messages_version"))
+    messages_version = count_of(there.get("messages_version"))
     if messages_version is None or new["messages_version"] > messages_version:
         changes["messages_version"] = new["messages_version"]
     if not there.get("vault_key_reference"):

@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from plugins.persistence.cells import Cells
 from plugins.persistence.damage import Damage
 from sidecar import (
     ChatId,
     ChatInDB,
     DeviceId,
     DeviceInDB,
-    KeyReference,
     MessageId,
     MessageInDB,
-    Sealed,
     Unstorable,
     UserHash,
 )
@@ -32,11 +31,8 @@ CHAT_FIELDS = (
 MESSAGE_FIELDS = ("id", *(name for name in MessageInDB.model_fields if name != "id"))
 DEVICE_FIELDS = tuple(DeviceInDB.model_fields)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _HASH = 64
 _PREFIX = 8
-_DRAFT_STATES = ("none", "edited", "consumed", "deleted")
-_ROLES = ("user", "assistant", "system")
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
@@ -137,142 +133,43 @@ def read_time(value: object) -> datetime | None:
     return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def read_count(value: object) -> int | None:
-    """A version or a place; None if it is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-class _Cells:
-    """One row, field by field; what is not as it should be is replaced and listed in `wrong`."""
-
+class _Cells(Cells):
     def __init__(self, row: Row) -> None:
+        super().__init__()
         self._row = row
-        self.wrong: list[str] = []
 
-    def text(self, name: str, otherwise: str = "") -> str:
-        value = self._row.get(name)
-        if isinstance(value, str):
-            return value
-        self.wrong.append(name)
-        return otherwise
+    def _cell(self, name: str) -> Any:
+        return self._row.get(name)
 
-    def text_or_none(self, name: str) -> str | None:
-        return None if self._row.get(name) is None else self.text(name) or None
+    def _time_of(self, value: Any) -> datetime | None:
+        return read_time(value)
 
-    def word(self, name: str, words: tuple[str, ...], otherwise: str) -> str:
-        value = self._row.get(name)
-        if value in words:
-            return str(value)
-        self.wrong.append(name)
-        return otherwise
-
-    def count(self, name: str) -> int:
-        value = read_count(self._row.get(name))
-        if value is None:
-            self.wrong.append(name)
-        return value or 0
-
-    def time(self, name: str) -> datetime:
-        value = read_time(self._row.get(name))
-        if value is None:
-            self.wrong.append(name)
-        return value or _EPOCH
-
-    def time_or_none(self, name: str) -> datetime | None:
-        if self._row.get(name) is None:
+    def _bytes_of(self, value: Any) -> bytes | None:
+        try:
+            return base64.b64decode(value, validate=True) if isinstance(value, str) else None
+        except (binascii.Error, ValueError):
             return None
-        value = read_time(self._row.get(name))
-        if value is None:
-            self.wrong.append(name)
-        return value
-
-    def sealed(self, name: str) -> Sealed:
-        # Something that is no sealed value goes on as bytes that will not open, and so reaches the person as
-        # `undecryptable`. As null it would say that the text had been cleared, and devices would drop their copies.
-        value = self._row.get(name)
-        if isinstance(value, str):
-            try:
-                return Sealed(base64.b64decode(value, validate=True))
-            except (binascii.Error, ValueError):
-                pass
-        self.wrong.append(name)
-        return Sealed(b"" if value is None else str(value).encode("utf-8", "replace"))
-
-    def sealed_or_none(self, name: str) -> Sealed | None:
-        return None if self._row.get(name) is None else self.sealed(name)
 
 
 def chat_of(row: Row, damage: Damage) -> ChatInDB | None:
-    """The chat of a row. Where a field is wrong: versions 0, ops null, times 1970, texts as bytes that do not open.
-
-    None for a row whose key is none of ours: nobody's device made it.
-    """
+    """The chat of a row, as far as it can be read. None for a row whose key is none of ours: nobody's device made it."""
     found = chat_of_key(str(row.get("id")))
     if found is None:
         damage.note("chat", str(row.get("id"))[:200], ["id"])
         return None
-    user, chat_id = found
-    cells = _Cells(row)
-    draft = cells.sealed_or_none("draft")
-    chat = ChatInDB.model_construct(
-        id=chat_id,
-        hashed_user_id=user,
-        vault_key_reference=KeyReference(cells.text("vault_key_reference")),
-        title=cells.sealed_or_none("title"),
-        title_version=cells.count("title_version"),
-        title_op=cells.text_or_none("title_op"),
-        draft=draft,
-        version=cells.count("version"),
-        draft_op=cells.text_or_none("draft_op"),
-        draft_state=cells.word("draft_state", _DRAFT_STATES, "none" if draft is None else "edited"),
-        messages_version=cells.count("messages_version"),
-        created_at=cells.time("created_at"),
-        updated_at=cells.time("updated_at"),
-        last_message_timestamp=cells.time_or_none("last_message_timestamp"),
-    )
-    if cells.wrong:
-        damage.note("chat", chat.id, cells.wrong)
-    return chat
+    return _Cells(row).chat(*found, damage)
 
 
 def message_of(row: Row, damage: Damage) -> MessageInDB | None:
-    """The message of a row; None for a key that is none of ours. A role that is none becomes `system`: the words are laid in nobody's mouth."""
+    """The message of a row, as far as it can be read; None for a key that is none of ours."""
     found = message_of_key(str(row.get("id")))
     if found is None:
         damage.note("message", str(row.get("id"))[:200], ["id"])
         return None
-    user, chat_id, message_id = found
-    cells = _Cells(row)
-    message = MessageInDB.model_construct(
-        id=message_id,
-        chat_id=chat_id,
-        hashed_user_id=user,
-        client_message_id=cells.text_or_none("client_message_id"),
-        role=cells.word("role", _ROLES, "system"),
-        sender_name=cells.text_or_none("sender_name"),
-        content=cells.sealed("content"),
-        sequence=cells.count("sequence"),
-        created_at=cells.time("created_at"),
-    )
-    if cells.wrong:
-        damage.note("message", message.id, cells.wrong)
-    return message
+    return _Cells(row).message(*found, damage)
 
 
 def device_of(row: Row, damage: Damage) -> DeviceInDB:
-    """The device of a row. Without a readable secret its hash is empty, which no secret matches: the device must enrol again."""
+    """The device of a row, as far as it can be read."""
     key = str(row.get("id"))
-    cells = _Cells(row)
-    device = DeviceInDB.model_construct(
-        id=DeviceId(key[_HASH + 1 :]),
-        hashed_user_id=UserHash(key[:_HASH]),
-        secret_hash=cells.text("secret_hash"),
-        name=cells.text("name"),
-        fingerprint=cells.text("fingerprint", "{}"),
-        first_seen=cells.time("first_seen"),
-        last_seen=cells.time("last_seen"),
-        verified_at=cells.time_or_none("verified_at"),
-    )
-    if cells.wrong:
-        damage.note("device", device.id, cells.wrong)
-    return device
+    return _Cells(row).device(UserHash(key[:_HASH]), DeviceId(key[_HASH + 1 :]), damage)
