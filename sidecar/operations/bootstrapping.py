@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sidecar.config import Config
-from sidecar.errors import SidecarError, Unavailable
+from sidecar.errors import SidecarError
+from sidecar.holding import holding
 from sidecar.opening_parts import make_data_dir
 from sidecar.operations.lines import OperationRefused
 from sidecar.plugins import Plugins
@@ -77,22 +78,5 @@ async def _alone(leases: Leases, patience: float) -> AsyncIterator[None]:
                 "another bootstrap is under way", "wait for it; one that was killed is out of the way within a minute"
             )
         await asyncio.sleep(_AGAIN_SECONDS)
-    renewing = asyncio.create_task(_renew(leases, holder))
-    try:
+    async with holding(leases, lease, _LEASE_SECONDS):
         yield
-    finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
-        try:
-            await leases.leave(lease)
-        except Unavailable:
-            pass  # it ends by itself
-
-
-async def _renew(leases: Leases, holder: str) -> None:
-    while True:
-        await asyncio.sleep(_LEASE_SECONDS / 3)
-        try:
-            await leases.take(_LEASE, holder, _LEASE_SECONDS)
-        except Unavailable:
-            pass  # two more tries before it ends

@@ -63,7 +63,8 @@ def _reach(config: Config) -> Iterator[Finding]:
         yield Finding(
             "demo",
             "error" if public else "note",
-            "server.demo is on: /demo and /client.js are served" + (f" on {server.host}" if public else ""),
+            "server.demo is on: /demo and /client.js are served where this release has them"
+            + (f", on {server.host}" if public else ""),
             "set server.demo to false where it is not for trying it out",
         )
     if public and server.metrics_port is not None:

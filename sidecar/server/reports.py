@@ -10,6 +10,7 @@ import structlog
 
 from sidecar.elsewhere import take_in
 from sidecar.errors import SidecarError, Unavailable
+from sidecar.holding import holding
 from sidecar.ids import hash_user
 from sidecar.operations.arguments import Arguments
 from sidecar.operations.erasing import erase
@@ -20,7 +21,6 @@ from sidecar.slots.authenticator import Ended
 from sidecar.slots.store import Elsewhere
 
 _LEASE_SECONDS = 6.0
-_RENEWED_SECONDS = 2.0
 _AGAIN_SECONDS = 1.0
 _TRIES = 30
 """Of one report, a second apart, while a part is away; then it is given up, and said so."""
@@ -117,34 +117,19 @@ async def _alone(context: Context) -> AsyncIterator[bool]:
     task = asyncio.current_task()
     lost = False
 
-    async def renew() -> None:
+    def give_up() -> None:
         nonlocal lost
-        failures = 0
-        while True:
-            await asyncio.sleep(_RENEWED_SECONDS)
-            try:
-                failures = 0 if await leases.take(name, holder, _LEASE_SECONDS) is not None else 3
-            except Unavailable:
-                failures += 1
-            if failures >= 3 and task is not None:
-                lost = True
-                task.cancel()
-                return
+        if task is not None:
+            lost = True
+            task.cancel()
 
-    renewing = asyncio.create_task(renew())
-    try:
-        yield True
-    except asyncio.CancelledError:
-        if lost and task is not None and task.uncancel() == 0:
-            raise _Lost from None
-        raise
-    finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+    async with holding(leases, lease, _LEASE_SECONDS, give_up):
         try:
-            await leases.leave(lease)
-        except Unavailable:
-            pass  # it ends by itself
+            yield True
+        except asyncio.CancelledError:
+            if lost and task is not None and task.uncancel() == 0:
+                raise _Lost from None
+            raise
 
 
 async def _follow(context: Context) -> bool:
