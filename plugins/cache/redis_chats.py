@@ -148,11 +148,12 @@ class RedisChats(Chats):
             )
 
     async def events(self, user: UserHash, after: Cursor | None, limit: int) -> Events:
+        before = self._tails.head(user)
         asked_for = pack([after.epoch, after.offset, after.tag] if after is not None else [])
         answer = await self._link.run("events", self._keys.person(user), *self._head(user), asked_for, limit)
         epoch, end, tag, lost, packed = answer
         head = Cursor(epoch.decode(), end, tag.decode())
-        self._tails.saw(user, head)
+        self._tails.saw(user, head, before)
         if lost is not None:
             return Events((), head, "epoch_changed" if lost == b"epoch_changed" else "cursor_expired")
         start = after.offset if after is not None else 0

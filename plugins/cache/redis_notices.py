@@ -126,13 +126,14 @@ class Notices:
 
     async def _ask(self, shard: int, users: list[UserHash]) -> None:
         keys = tuple(self._keys.key(shard, f"person:{user}") for user in users)
+        before = [self._tails.head(user) for user in users]
         heads = unpack(await self._link.run("look", keys, self._settings(shard)))
-        for user, head in zip(users, heads, strict=True):
+        for user, head, known in zip(users, heads, before, strict=True):
             if not self._tails.follows(user):
                 continue
             # Without a record the cache has lost this person: a head that no log has makes the feed ask.
             cursor = Cursor(head[0].decode(), head[1], head[2].decode()) if head and head[0] else Cursor("", 0, "")
-            if self._tails.saw(user, cursor):
+            if self._tails.saw(user, cursor, known):
                 self._watchers.grew(user)
 
     async def _absent(self, users: Iterable[UserHash]) -> None:

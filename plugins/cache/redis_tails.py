@@ -78,10 +78,26 @@ class Tails:
     def follows(self, user: UserHash) -> bool:
         return user in self._followed
 
-    def saw(self, user: UserHash, head: Cursor) -> bool:
-        """The log ends there, as Redis said; whether that is news."""
-        if user not in self._followed or self._heads.get(user) == head:
+    def head(self, user: UserHash) -> Cursor | None:
+        """The end of the log, as far as it is known here: for `saw`."""
+        return self._heads.get(user)
+
+    def saw(self, user: UserHash, head: Cursor, before: Cursor | None) -> bool:
+        """The log ends there, as Redis said; whether that is news. `before` is what `head` said when Redis was asked.
+
+        Steps come another way and overtake the answer, which must not take back what they told: who stands at the answer's
+        end would pass over them until the next look. An end before one that was known when it was asked for is the cache's
+        that went back, and is believed.
+        """
+        known = self._heads.get(user)
+        if user not in self._followed or known == head:
             return False
+        if known is not None and known != before:
+            if known.epoch == head.epoch and head.offset < known.offset:
+                return False
+            if known.epoch != head.epoch or head.offset == known.offset:
+                del self._heads[user]  # which of the two is the newer one only the log can tell
+                return True
         self._heads[user] = head
         return True
 

@@ -58,12 +58,17 @@ def step(
     return Step(at(offset - count, epoch), at(offset, epoch), items, record, None)
 
 
+def saw(tails: Tails, head: Cursor) -> bool:
+    """Redis is asked where the log ends, and answers before anything else comes."""
+    return tails.saw(ALICE, head, tails.head(ALICE))
+
+
 @pytest.fixture
 def tails() -> Tails:
     """Alice is followed, and her log is known to end at 10."""
     tails = Tails()
     tails.follow(ALICE)
-    tails.saw(ALICE, at(10))
+    saw(tails, at(10))
     return tails
 
 
@@ -105,7 +110,7 @@ def test_a_gap_is_filled_from_the_log_and_after_it_all_is_told_again(tails: Tail
     tails.add(ALICE, step(12))  # 11 was lost
     assert tails.grown(ALICE, at(10))
     assert told(tails, at(10)) is None
-    tails.saw(ALICE, at(12))  # the log was asked, and told both
+    saw(tails, at(12))  # the log was asked, and told both
     assert not tails.grown(ALICE, at(12))
     tails.add(ALICE, step(13))
     assert told(tails, at(12)) == [13]
@@ -117,7 +122,7 @@ def test_what_was_here_before_a_gap_is_told_and_the_rest_asked_for(tails: Tails)
     assert told(tails, at(10)) == [11]
     assert tails.grown(ALICE, at(11)), "there is more than was told"
     assert told(tails, at(11)) is None
-    tails.saw(ALICE, at(13))
+    saw(tails, at(13))
     tails.add(ALICE, step(14))
     assert told(tails, at(13)) == [14]
 
@@ -136,7 +141,7 @@ def test_a_step_that_comes_twice_is_told_once(tails: Tails) -> None:
 
 def test_one_that_comes_late_costs_nothing_for_those_behind_it(tails: Tails) -> None:
     """Its entries were told by the log: what follows must not take it for the beginning of something."""
-    tails.saw(ALICE, at(13))
+    saw(tails, at(13))
     tails.add(ALICE, step(12))
     assert not tails.grown(ALICE, at(13))
     tails.add(ALICE, step(14))
@@ -152,16 +157,16 @@ def test_a_new_epoch_is_told_by_the_log(tails: Tails) -> None:
     tails.add(ALICE, step(1, epoch=LATER))
     assert tails.grown(ALICE, at(10))
     assert told(tails, at(10)) is None
-    tails.saw(ALICE, at(1, LATER))
+    saw(tails, at(1, LATER))
     tails.add(ALICE, step(2, epoch=LATER))
     assert told(tails, at(1, LATER)) == [2]
 
 
 def test_a_late_word_of_an_older_epoch_is_a_question_and_no_more(tails: Tails) -> None:
-    tails.saw(ALICE, at(1, LATER))
+    saw(tails, at(1, LATER))
     tails.add(ALICE, step(11))
     assert told(tails, at(1, LATER)) is None
-    tails.saw(ALICE, at(1, LATER))
+    saw(tails, at(1, LATER))
     assert not tails.grown(ALICE, at(1, LATER))
     tails.add(ALICE, step(2, epoch=LATER))
     assert told(tails, at(1, LATER)) == [2]
@@ -182,16 +187,55 @@ def test_nobody_is_kept_who_is_not_followed(tails: Tails) -> None:
     assert tails.unfollow(ALICE)
     assert (tails.followed, tails.follows(ALICE), told(tails, at(10))) == ([], False, None)
     tails.add(ALICE, step(12))
-    assert not tails.saw(ALICE, at(12))
+    assert not saw(tails, at(12))
     tails.follow(ALICE)
     assert told(tails, at(11)) is None
 
 
 def test_what_is_seen_again_is_no_news(tails: Tails) -> None:
-    assert not tails.saw(ALICE, at(10))
-    assert tails.saw(ALICE, at(11))
-    assert tails.saw(ALICE, Cursor("", 0, "")), "the cache has lost her"
+    assert not saw(tails, at(10))
+    assert saw(tails, at(11))
+    assert saw(tails, Cursor("", 0, "")), "the cache has lost her"
     assert tails.grown(ALICE, at(11))
+
+
+@pytest.mark.parametrize("answer", [10, 11])
+def test_an_answer_does_not_take_back_what_came_while_it_was_under_way(tails: Tails, answer: int) -> None:
+    """Else whoever stands where it says would wait for the next look, though the steps are here."""
+    before = tails.head(ALICE)
+    tails.add(ALICE, step(11))
+    tails.add(ALICE, step(12))
+    assert not tails.saw(ALICE, at(answer), before)
+    assert tails.grown(ALICE, at(answer))
+    assert told(tails, at(10)) == [11, 12]
+    assert not tails.grown(ALICE, at(12))
+
+
+def test_an_answer_that_knows_more_than_what_came_meanwhile_is_news(tails: Tails) -> None:
+    before = tails.head(ALICE)
+    tails.add(ALICE, step(11))
+    assert tails.saw(ALICE, at(12), before)
+    assert told(tails, at(10)) == [11]
+    assert tails.grown(ALICE, at(11))
+    assert not tails.grown(ALICE, at(12))
+
+
+def test_a_cache_that_went_back_is_believed(tails: Tails) -> None:
+    """It is shorter than it was when it was asked: nothing that came meanwhile can be why."""
+    assert saw(tails, at(8))
+    assert tails.grown(ALICE, at(10))
+    tails.add(ALICE, step(9))
+    assert tails.head(ALICE) == at(9)
+
+
+@pytest.mark.parametrize("answer", [at(1, LATER), Cursor(EPOCH, 11, "another"), Cursor("", 0, "")])
+def test_of_two_pasts_only_the_log_can_tell_which_one_counts(tails: Tails, answer: Cursor) -> None:
+    """An answer of another past than a step that came meanwhile: wherever one stands, the log is asked."""
+    before = tails.head(ALICE)
+    tails.add(ALICE, step(11))
+    assert tails.saw(ALICE, answer, before)
+    assert tails.grown(ALICE, at(11))
+    assert tails.grown(ALICE, answer)
 
 
 # -- the records that the entries tell of ------------------------------------------------------------------------------
