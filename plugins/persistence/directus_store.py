@@ -60,6 +60,7 @@ class DirectusStore(Store):
         self._damage = damage
         self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
         self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=_KEYS)
+        self._of_people: Batcher[UserHash, Sequence[DeviceInDB]] = Batcher(self._read_devices, most=_KEYS)
         self._newest: Batcher[tuple[str, int], Newest] = Batcher(self._read_newest, most=_AT_ONCE)
 
     # -- chats ---------------------------------------------------------------------------------------------------------
@@ -264,13 +265,22 @@ class DirectusStore(Store):
         await self._writes.reseal(chat, messages)
 
     async def devices(self, user: UserHash) -> Sequence[DeviceInDB]:
+        return await self._of_people(user)
+
+    async def _read_devices(self, users: Sequence[UserHash]) -> Sequence[Sequence[DeviceInDB]]:
+        """Of everybody who signs in at the same moment: after a restart these are thousands."""
         rows = await self._link.every(
             self._link.names.devices,
-            filter={"hashed_user_id": {"_eq": user}},
+            filter={"hashed_user_id": {"_in": list(dict.fromkeys(users))}},
             sort=["first_seen", "id"],
             fields=list(DEVICE_FIELDS),
         )
-        return [device_of(row, self._damage) for row in rows if str(row.get("id")).startswith(f"{user}_")]
+        found: dict[str, list[DeviceInDB]] = {user: [] for user in users}
+        for row in rows:
+            user = row.get("hashed_user_id")
+            if user in found and str(row.get("id")).startswith(f"{user}_"):
+                found[user].append(device_of(row, self._damage))
+        return [found[user] for user in users]
 
     async def put_device(self, device: DeviceInDB) -> None:
         await self._writes.put_device(device)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
-from sidecar.ids import ChatId, UserHash
+from sidecar.ids import ChatId, DeviceId, UserHash
+from sidecar.records import DeviceInDB
 from sidecar.server.running import Server
 from tests.device import Device, Frame, doc
 from tests.directus_store.conftest import ServeOn
@@ -207,3 +209,37 @@ async def test_s48_the_least_recent_chat_alone_leaves_the_cache_and_comes_back_w
         found = await cached(server, device.full("a"))
         assert found is not None
         assert len(found.messages) == 1
+
+
+async def test_devices_of_everybody_who_comes_back_at_once_are_read_by_few_calls(
+    directus: Prepared, serve_on: ServeOn, front: DirectusFront
+) -> None:
+    """As after a restart: each person gets their own devices, oldest first, and nobody else's."""
+    async with serve_on(directus, front.url, _HEAR) as server:
+        store = server.context.parts.store
+        people = [UserHash(f"{number:064x}") for number in range(0x100, 0x100 + 60)]
+        made = [_device(user, f"d{place}", minute=place) for user in people for place in (1, 2)]
+        await asyncio.gather(*(store.put_device(each) for each in reversed(made)))
+        front.seen.clear()
+        nobody = UserHash("f" * 64)
+        found = await asyncio.gather(*(store.devices(user) for user in [*people, nobody, people[0]]))
+        assert front.count("SEARCH", directus.names.devices) <= 2
+        assert [[(each.hashed_user_id, each.id) for each in devices] for devices in found] == [
+            *([(user, "d1"), (user, "d2")] for user in people),
+            [],
+            [(people[0], "d1"), (people[0], "d2")],
+        ]
+
+
+def _device(user: UserHash, device: str, *, minute: int) -> DeviceInDB:
+    seen = datetime(2026, 1, 1, 12, minute, tzinfo=UTC)
+    return DeviceInDB(
+        id=DeviceId(device),
+        hashed_user_id=user,
+        secret_hash="0" * 64,
+        name="a device",
+        fingerprint="{}",
+        first_seen=seen,
+        last_seen=seen,
+        verified_at=None,
+    )
