@@ -70,6 +70,10 @@ async def get(server: Server, path: str) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+async def ready(server: Server) -> bool:
+    return (await get(server, "/readyz"))[0] == 200
+
+
 @dataclass(slots=True)
 class Lag:
     """How long the loop was held up at the longest, in seconds."""
