@@ -15,7 +15,7 @@ from bench.cores import Cores, cpu_meter
 from bench.directus_home import Home, Person
 from bench.drafts import Drafts
 from bench.editing import BenchFailed
-from bench.figures import percentile, ratios, spread
+from bench.figures import percentile, spread
 from bench.link import Link
 from bench.pair import type_and_code
 from bench.plan import Plan
@@ -194,24 +194,16 @@ def _rows(plan: Plan, first: bool, changes: str, found: _Rounds, raw: _Rounds) -
     judged = changes == _HEARD[0]
     if not judged:
         what = f"{what} with changes: {changes}"
-    relative, goal = ratios(found.rate, raw.rate), plan.goals.over_raw_directus
+    goal = plan.goals.over_raw_directus if judged else None
     times = [f"{spread([each * 1e3 for each in values]):.0f}" for values in (found.p50, found.p99)]
+    beside = "per second that reach Directus, beside rows created in the same Directus by a bare loop"
     return [
-        Row(
-            "k",
-            f"{what} per second that reach Directus, beside rows created in the same Directus by a bare loop",
-            f"{spread(found.rate):.0f}",
-            f"{spread(raw.rate):.0f}",
-            f"{relative:.2f}",
-            f"≥ {goal}" if judged else "",
-            relative.middle >= goal if judged else None,
-        ),
+        Row.compared("k", f"{what} {beside}", found.rate, raw.rate, goal),
         Row("k", f"{what}: p50 / p99 until delivered, ms", " / ".join(times)),
-        Row(
+        Row.compared(
             "k",
             f"{what}: Directus' CPU for each, µs",
-            f"{spread([each * 1e6 for each in found.directus]):.0f}",
-            f"{spread([each * 1e6 for each in raw.directus]):.0f}",
-            f"{ratios(found.directus, raw.directus):.2f}",
+            [each * 1e6 for each in found.directus],
+            [each * 1e6 for each in raw.directus],
         ),
     ]

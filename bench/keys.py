@@ -134,18 +134,15 @@ async def _begin(plan: Plan, folder: Path, cores: Cores, vault: VaultServer, peo
         finally:
             limit.close()
             await asyncio.gather(*(link.close() for link in links))
-    relative, goal = ratios(found.rate, raw.rate), plan.goals.over_raw_vault
-    judged = people == plan.goals.over_raw_vault_at
+    goal = plan.goals.over_raw_vault if people == plan.goals.over_raw_vault_at else None
     times = [f"{spread([each * 1e3 for each in values]):.2f}" for values in (found.p50, found.p99)]
     return [
-        Row(
+        Row.compared(
             "j",
             f"{who(people)}: chats begun per second, a key for each, beside entries made in the same Vault by a bare loop",
-            f"{spread(found.rate):.0f}",
-            f"{spread(raw.rate):.0f}",
-            f"{relative:.2f}",
-            f"≥ {goal}" if judged else "",
-            relative.middle >= goal if judged else None,
+            found.rate,
+            raw.rate,
+            goal,
         ),
         Row("j", f"{who(people)}: p50 / p99 of beginning a chat, ms", " / ".join(times)),
         Row(
@@ -198,24 +195,20 @@ async def _edit(plan: Plan, home: Path, cores: Cores, vault: VaultServer) -> lis
             for number in range(plan.rounds):
                 for kind in found if number % 2 == 0 else reversed(found):
                     await crowds[kind].edit(plan.seconds, found[kind])
-    one, other, goal = found["vault"], found["local"], plan.goals.over_local
-    relative = ratios(one.rate, other.rate)
+    one, other = found["vault"], found["local"]
     return [
-        Row(
+        Row.compared(
             "j",
             f"{who(people)}: drafts per second with the key in memory, beside encryption.local",
-            f"{spread(one.rate):.0f}",
-            f"{spread(other.rate):.0f}",
-            f"{relative:.2f}",
-            f"≥ {goal}",
-            relative.middle >= goal,
+            one.rate,
+            other.rate,
+            plan.goals.over_local,
         ),
-        Row(
+        Row.compared(
             "j",
             f"{who(people)}: server CPU per draft, µs, beside encryption.local",
-            f"{spread([each * 1e6 for each in one.cost]):.0f}",
-            f"{spread([each * 1e6 for each in other.cost]):.0f}",
-            f"{ratios(one.cost, other.cost):.2f}",
+            [each * 1e6 for each in one.cost],
+            [each * 1e6 for each in other.cost],
         ),
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.figures import ratios, spread
 from bench.missing import Missing
 
 
@@ -22,6 +23,22 @@ class Row:
     goal: str = ""
     met: bool | None = None
     """None: a figure without a goal."""
+
+    @classmethod
+    def compared(
+        cls, part: str, what: str, ours: Sequence[float], beside: Sequence[float], goal: float | None = None
+    ) -> Row:
+        """A figure of each round, beside the other's of the same round; `goal`: at least so many times that."""
+        relative = ratios(ours, beside)
+        return cls(
+            part,
+            what,
+            f"{spread(ours):.0f}",
+            f"{spread(beside):.0f}",
+            f"{relative:.2f}",
+            "" if goal is None else f"≥ {goal}",
+            None if goal is None else relative.middle >= goal,
+        )
 
     @classmethod
     def left_out(cls, part: str, what: str, missing: Missing) -> Row:

@@ -12,7 +12,7 @@ from bench.cores import Cores
 from bench.crowd import Rounds
 from bench.drafts import Drafts
 from bench.editing import BenchFailed
-from bench.figures import ratios, spread
+from bench.figures import spread
 from bench.hocuspocus.installing import Hocuspocus
 from bench.peers import NAMES, Kind, Peers, start
 from bench.plan import Plan
@@ -138,16 +138,7 @@ def _beside(people: int, ours: Kind, beside: Kind, found: Mapping[Kind, Rounds],
     what = f"{NAMES[ours]} beside {NAMES[beside]}"
 
     def row(name: str, one: Sequence[float], other: Sequence[float], goal: float | None = None) -> Row:
-        relative = ratios(one, other)
-        return Row(
-            "e",
-            f"{who(people)}: {name}, {what}",
-            f"{spread(one):.0f}",
-            f"{spread(other):.0f}",
-            f"{relative:.2f}",
-            "" if goal is None else f"≥ {goal}",
-            None if goal is None else relative.middle >= goal,
-        )
+        return Row.compared("e", f"{who(people)}: {name}, {what}", one, other, goal)
 
     return [
         row("drafts per second", found[ours].rate, found[beside].rate, goal),

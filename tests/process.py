@@ -103,9 +103,25 @@ class SidecarProcess:
                 *(sys.executable, *start, "serve", "--config", str(self.config)),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **self._environment},
+                env=self._variables(),
                 start_new_session=True,  # so that a test can send a signal to all of its processes, as a terminal does
             )
+
+    def _variables(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **self._environment}
+
+    async def command(self, *arguments: str) -> Any:
+        """What an operators' command answers that is asked of this process, or of whichever of its workers takes it."""
+        asking = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(self.config)),
+            env=self._variables(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asking.communicate()
+        assert asking.returncode == 0, err
+        return json.loads(out)
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.missing import Missing
+from tests.services.cache_folder import cache_folder
 
 _HERE = Path(__file__).parent
 _OLDEST = 20
@@ -50,17 +50,9 @@ def find() -> Hocuspocus:
     return Hocuspocus(node, folder, f"Hocuspocus {package['version']} on Node {told}")
 
 
-def _cache_folder() -> Path:
-    named = os.environ.get("SIDECAR_TEST_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(named) if named else Path(base) / "directus-sync-sidecar"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _install(npm: str) -> Path:
     lock = (_HERE / "package-lock.json").read_bytes()
-    cache = _cache_folder()
+    cache = cache_folder()
     folder = cache / f"hocuspocus-{hashlib.sha256(lock).hexdigest()[:16]}"
     if folder.is_dir():
         return folder

@@ -8,6 +8,8 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -48,13 +50,41 @@ async def _with_texts(server: Server, device: Device, chat: str = "one") -> None
     device.events.clear()
 
 
+@asynccontextmanager
+async def _listened(directus: Prepared, serve_on: ServeOn, **more: Any) -> AsyncIterator[tuple[str, Server, Device]]:
+    """Somebody at a device of a sidecar that hears of changes; `more` as of `serve_on`."""
+    person = somebody()
+    async with serve_on(directus, **more) as server, Device(server.url, person) as device:
+        await _listening(server)
+        yield person, server, device
+
+
+async def _chat_row(directus: Prepared, server: Server, person: str) -> dict[str, Any]:
+    """The row of this person's only chat, once all is delivered."""
+    await settled(server)
+    [row] = await directus.rows("chats", person)
+    return row
+
+
+async def _shown(server: Server, person: str) -> list[Frame]:
+    """The chats that a device is shown that comes anew, as they stand in the frames."""
+    async with Device(server.url, person) as fresh:
+        return [chat for frame in await fresh.sync() for chat in frame["chats"]]
+
+
+async def _drafts_shown(server: Server, person: str) -> dict[str, Frame]:
+    return {chat["id"]: chat for chat in await _shown(server, person) if "draft" in chat}
+
+
+async def _messages_shown(server: Server, person: str) -> set[str]:
+    return {each["id"] for chat in await _shown(server, person) for each in chat.get("messages", ())}
+
+
 async def test_f33_a_chat_deleted_in_directus_is_deleted_here_key_and_all(
     directus: Prepared, serve_on: ServeOn
 ) -> None:
     """F33, S44, S68: within a second its devices are told; a device that comes back with it does not bring it back."""
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (person, server, device):
         await _with_texts(server, device)
         keys = key_count(server)
         begun = time.monotonic()
@@ -75,32 +105,23 @@ async def test_f33_a_chat_deleted_in_directus_is_deleted_here_key_and_all(
 async def test_f33_a_message_deleted_in_directus_takes_the_next_number_and_stays_away(
     directus: Prepared, serve_on: ServeOn
 ) -> None:
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (person, server, device):
         said = await _say(device, "one", 1, 2, 3)
-        await settled(server)
-        [chat] = await directus.rows("chats", person)
+        chat = await _chat_row(directus, server, person)
         victim = said[1]["message"]["id"]
         await directus.delete("messages", f"{chat['id']}_{victim}")
         event = await device.event("message_deleted")
         assert (event["messageId"], event["messagesVersion"]) == (victim, chat["messages_version"] + 1)
-        await settled(server)
-        [after] = await directus.rows("chats", person)
+        after = await _chat_row(directus, server, person)
         assert after["messages_version"] == event["messagesVersion"], "and the store knows the number too"
-        async with Device(server.url, person) as fresh:
-            frames = await fresh.sync()
-            shown = {each["id"] for frame in frames for one in frame["chats"] for each in one.get("messages", ())}
-        assert shown == {said[0]["message"]["id"], said[2]["message"]["id"]}
+        assert await _messages_shown(server, person) == {said[0]["message"]["id"], said[2]["message"]["id"]}
         assert (await _say(device, "one", 4))[0]["message"]["sequence"] == 4
 
 
 async def test_f33_a_title_cleared_in_directus_reaches_the_devices_as_a_revision_of_its_own(
     directus: Prepared, serve_on: ServeOn
 ) -> None:
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (person, server, device):
         await _with_texts(server, device)
         await directus.edit("chats", key_of(person, "one"), title=None)
         told = (await device.event("chat_restored"))["chat"]
@@ -110,8 +131,7 @@ async def test_f33_a_title_cleared_in_directus_reaches_the_devices_as_a_revision
         assert stale["type"] == "title_conflict"
         answer = await device.ask("title_update", {"chatId": "one", "title": "B", "basedOnVersion": 2})
         assert answer["payload"]["titleVersion"] == 3
-        await settled(server)
-        [row] = await directus.rows("chats", person)
+        row = await _chat_row(directus, server, person)
         assert row["title_version"] == 3
 
 
@@ -119,9 +139,7 @@ async def test_f33_a_row_that_was_put_back_to_an_older_text_goes_on_above_what_d
     directus: Prepared, serve_on: ServeOn
 ) -> None:
     """An admin takes a draft back to what it was two revisions before, as the row had it then."""
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (person, server, device):
         await _with_texts(server, device)
         [then] = await directus.rows("chats", person)
         for version in (1, 2):
@@ -136,8 +154,7 @@ async def test_f33_a_row_that_was_put_back_to_an_older_text_goes_on_above_what_d
         )
         told = (await device.event("chat_restored"))["chat"]
         assert (told["draft"], told["version"]) == (doc("a draft"), 4), "no version ever falls"
-        await settled(server)
-        [row] = await directus.rows("chats", person)
+        row = await _chat_row(directus, server, person)
         assert row["version"] == 4
 
 
@@ -146,17 +163,14 @@ async def test_f33_s46_a_text_edited_into_nonsense_is_flagged_and_overwritten_by
     directus: Prepared, serve_on: ServeOn, nonsense: str
 ) -> None:
     """F33, S46, T29: what does not open is said to be so; the other chat of the person syncs."""
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (person, server, device):
         await _with_texts(server, device, "one")
         await _with_texts(server, device, "two")
         await directus.edit("chats", key_of(person, "one"), draft=nonsense)
         await until(lambda: plugin_of(server).state()["changes_of_others"] != 0)
         await asyncio.sleep(0.3)
         await server.context.parts.cache.chats.drop(UserHash(device.user), [ChatId(device.full("one"))])
-        async with Device(server.url, person) as fresh:
-            chats = {chat["id"]: chat for frame in await fresh.sync() for chat in frame["chats"] if "draft" in chat}
+        chats = await _drafts_shown(server, person)
         flagged, sound = chats[device.full("one")], chats[device.full("two")]
         assert (flagged["draft"], flagged["undecryptable"]) == (None, ["draft"])
         assert (sound["draft"], sound["undecryptable"]) == (doc("a draft"), [])
@@ -169,9 +183,7 @@ async def test_f33_what_is_not_stored_yet_stays_and_goes_on_above_the_row(
     directus: Prepared, serve_on: ServeOn
 ) -> None:
     """The row is changed under a draft that waits to be written, and takes its number."""
-    person = somebody()
-    async with serve_on(directus, drafts=NEVER) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on, drafts=NEVER) as (person, server, device):
         await _say(device, "one", 1)
         await settled(server)
         await device.ask("draft_update", {"chatId": "one", "content": doc("mine"), "basedOnVersion": 0})
@@ -180,8 +192,7 @@ async def test_f33_what_is_not_stored_yet_stays_and_goes_on_above_the_row(
         )
         told = (await device.event("chat_restored"))["chat"]
         assert (told["draft"], told["version"]) == (doc("mine"), 4)
-        await settled(server)
-        [row] = await directus.rows("chats", person)
+        row = await _chat_row(directus, server, person)
         assert (row["version"], row["draft_state"]) == (4, "edited")
         assert row["draft"] is not None
 
@@ -206,11 +217,9 @@ async def test_f33_a_report_that_meets_a_write_of_our_own_takes_nothing_back(
 
         monkeypatch.setattr(store, "known", late)
         await hear_elsewhere(server.context, Elsewhere(UserHash(device.user), ChatId(device.full("one"))))
-        await settled(server)
-        [row] = await directus.rows("chats", person)
+        row = await _chat_row(directus, server, person)
         assert row["version"] == 2
-        async with Device(server.url, person) as fresh:
-            chats = {chat["id"]: chat for frame in await fresh.sync() for chat in frame["chats"] if "draft" in chat}
+        chats = await _drafts_shown(server, person)
         assert (chats[device.full("one")]["draft"], chats[device.full("one")]["version"]) == (doc("newer"), 2)
 
 
@@ -226,17 +235,12 @@ async def test_f33_many_messages_deleted_in_one_go_are_all_told(directus: Prepar
         assert {each["messageId"] for each in told} == set(victims)
         versions = [each["messagesVersion"] for each in told]
         assert versions == list(range(versions[0], versions[0] + 30))
-        async with Device(server.url, person) as fresh:
-            frames = await fresh.sync()
-            shown = {each["id"] for frame in frames for one in frame["chats"] for each in one.get("messages", ())}
-        assert shown == {each["message"]["id"] for each in said} - set(victims)
+        assert await _messages_shown(server, person) == {each["message"]["id"] for each in said} - set(victims)
 
 
 async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn) -> None:
     """The echo of what the sidecar itself wrote, changed and deleted is ignored."""
-    person = somebody()
-    async with serve_on(directus) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on) as (_, server, device):
         await asyncio.sleep(1.0)
         before = plugin_of(server).state()["changes_of_others"]
         await _with_texts(server, device)
@@ -253,9 +257,7 @@ async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
     directus: Prepared, serve_on: ServeOn, front: DirectusFront
 ) -> None:
     """The connection drops, an admin edits, the connection is back: a delta read closes the gap."""
-    person = somebody()
-    async with serve_on(directus, front.url) as server, Device(server.url, person) as device:
-        await _listening(server)
+    async with _listened(directus, serve_on, url=front.url) as (person, server, device):
         await _with_texts(server, device)
         assert await front.drop_sockets() == 1
         await directus.edit("chats", key_of(person, "one"), title=None)

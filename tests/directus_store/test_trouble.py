@@ -45,6 +45,15 @@ async def _crowd(server: Server, people: Sequence[str]) -> AsyncIterator[list[De
         await asyncio.gather(*(device.close() for device in devices))
 
 
+@asynccontextmanager
+async def _talking(server: Server, people: Sequence[str]) -> AsyncIterator[list[Device]]:
+    """As `_crowd`, and each has a chat with a message that is stored."""
+    async with _crowd(server, people) as devices:
+        await asyncio.gather(*(_say(device, "one", 0) for device in devices))
+        await settled(server)
+        yield devices
+
+
 async def _all_settled(server: Server, seconds: float = 60) -> None:
     outbox = server.context.parts.cache.outbox
 
@@ -80,6 +89,13 @@ async def _nothing_parked(server: Server) -> None:
     assert await server.context.parts.cache.outbox.parked("persistence") == []
 
 
+async def _all_stored(server: Server, directus: Prepared, people: Sequence[str], messages: int) -> None:
+    """Waits until nothing is left to deliver: then these messages are there, in order, and none was given up."""
+    await _all_settled(server)
+    assert await _in_order(directus, people) == messages
+    await _nothing_parked(server)
+
+
 @pytest.mark.timeout(240)
 async def test_f25_s29_s72_directus_killed_under_200_sends_and_back_later(
     start_prepared: StartPrepared, serve_on: ServeOn
@@ -87,9 +103,7 @@ async def test_f25_s29_s72_directus_killed_under_200_sends_and_back_later(
     """F25, S29, S72: drafts go on, messages are queued, no try is counted and nothing parked; exactly 200 rows afterwards."""
     own = await start_prepared()
     people = [somebody() for _ in range(10)]
-    async with serve_on(own, options=_LOOK) as server, _crowd(server, people) as devices:
-        await asyncio.gather(*(_say(device, "one", 0) for device in devices))
-        await settled(server)
+    async with serve_on(own, options=_LOOK) as server, _talking(server, people) as devices:
         own.server.kill()
         await asyncio.gather(*(_say(device, "one", *range(1, 20)) for device in devices))
         draft = {"tempChatId": "two", "content": doc("while it is away"), "basedOnVersion": 0}
@@ -100,9 +114,7 @@ async def test_f25_s29_s72_directus_killed_under_200_sends_and_back_later(
         assert (await outbox.positions())["persistence"].pending >= 190
         await _nothing_parked(server)
         await own.server.start()
-        await _all_settled(server)
-        assert await _in_order(own, people) == 200
-        await _nothing_parked(server)
+        await _all_stored(server, own, people, 200)
         counted = server.context.parts.metrics.delivered.labels("persistence", "failed")._value.get()
         assert counted == 0, "no try was counted"
         assert all(device.close_code is None for device in devices), "no socket was closed"
@@ -114,9 +126,7 @@ async def test_f26_a_slow_directus_holds_up_no_draft_and_parks_nothing(
 ) -> None:
     """F26: calls end at their deadline, no more than sixteen wait, and what was carried out all the same is not done twice."""
     people = [somebody() for _ in range(8)]
-    async with serve_on(directus, front.url, _LOOK) as server, _crowd(server, people) as devices:
-        await asyncio.gather(*(_say(device, "one", 0) for device in devices))
-        await settled(server)
+    async with serve_on(directus, front.url, _LOOK) as server, _talking(server, people) as devices:
         slow = front.delay(5.0)
         await asyncio.gather(*(_say(device, "one", *range(1, 6)) for device in devices))
         for version in range(20):
@@ -137,9 +147,7 @@ async def test_f27_under_pressure_directus_is_left_alone(
 ) -> None:
     """F27: it says 503 without a word of when to come again; calls become few, with jitter, and all is stored afterwards."""
     people = [somebody() for _ in range(6)]
-    async with serve_on(directus, front.url, _LOOK) as server, _crowd(server, people) as devices:
-        await asyncio.gather(*(_say(device, "one", 0) for device in devices))
-        await settled(server)
+    async with serve_on(directus, front.url, _LOOK) as server, _talking(server, people) as devices:
         busy = front.refuse(503, "SERVICE_UNAVAILABLE", 10**6, reason="Under pressure")
         await asyncio.gather(*(_say(device, "one", *range(1, 11)) for device in devices))
         await asyncio.sleep(10)
@@ -179,9 +187,7 @@ async def test_f28_answers_lost_after_the_write_make_no_row_twice(
         await asyncio.gather(*(_say(device, "one", *range(10)) for device in devices))
         await until(lambda: lost.happened >= 10, 90)
         front.clear()
-        await _all_settled(server)
-        assert await _in_order(directus, people) == 100
-        await _nothing_parked(server)
+        await _all_stored(server, directus, people, 100)
 
 
 @pytest.mark.timeout(180)
@@ -322,9 +328,7 @@ async def test_f32_a_token_that_is_rotated_is_read_again_from_its_file(
         await asyncio.sleep(2)
         await _nothing_parked(server)
         file.write_text("the-new-token-of-the-service-user\n")
-        await _all_settled(server)
-        assert await _in_order(own, people) == 40
-        await _nothing_parked(server)
+        await _all_stored(server, own, people, 40)
 
 
 @pytest.mark.timeout(180)

@@ -13,7 +13,7 @@ from tests.device import Device, doc
 from tests.faults.hosts import Host, Hosts, hosts
 from tests.faults.people import Person, Watcher, Writer, alive
 from tests.faults.test_killed import stored, told
-from tests.integration.world import AT_ONCE, begin, say, until
+from tests.integration.world import AT_ONCE, begin, edit_by_turns, say, until
 from tests.memory import descriptors
 from tests.raw_socket import RawSocket
 from tests.services.programs import Missing, find_faketime
@@ -106,14 +106,7 @@ async def test_f44_clocks_that_differ_by_minutes_order_nothing_and_end_nothing(h
             await device.sync()
         # One chat, by turns: every version is the next one, and everybody hears of it at once.
         await begin(people[0], "c1", doc("0"))
-        for version in range(1, 30):
-            writer = people[version % 3]
-            edit = {"chatId": "c1", "content": doc(f"{version}"), "basedOnVersion": version}
-            answer = await writer.ask("draft_update", edit)
-            assert (answer["type"], answer["payload"]["version"]) == ("draft_updated", version + 1), answer
-            for device in people:
-                if device is not writer:
-                    assert (await device.event("draft_updated"))["version"] == version + 1
+        await edit_by_turns(people, "c1", 29)
         sequences = [(await say(people[n % 3], "c1", f"m{n}", doc("said")))["message"]["sequence"] for n in range(9)]
         assert sequences == list(range(1, 10)), "the order is that of acceptance"
         # A cursor of one is good with any other.

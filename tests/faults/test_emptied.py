@@ -10,7 +10,7 @@ import pytest
 from sidecar.ids import hash_user
 from tests.device import Device, doc
 from tests.faults.careful import SEED, Crowd
-from tests.faults.world import sidecar, sound
+from tests.faults.world import crowded, sidecar, sound
 from tests.integration.world import begin, chats_of, named, of_chat, restore_of, store_away, until
 from tests.services.fixtures import StartRedis
 from tests.services.redis_server import RedisServer
@@ -23,11 +23,7 @@ async def test_f7_emptied_under_ten_devices(start_redis: StartRedis, tmp_path: P
     Scaled: twice, with ten devices of two people on two sidecars. `FAULT_SEED=7` plays another run.
     """
     redis = await start_redis()
-    async with (
-        sidecar(tmp_path, redis.url) as one,
-        sidecar(tmp_path, redis.url, name="other") as other,
-        Crowd(["alice", "bob"], 5, one.url, other.url, seed=SEED) as crowd,
-    ):
+    async with crowded(tmp_path, redis.url, 5) as (one, crowd):
         for _ in range(2):
             await crowd.live(0.8)
             await crowd.settle(one)
@@ -106,11 +102,7 @@ async def _keys_of(redis: RedisServer, user: str) -> list[str]:
 async def test_f8_one_persons_keys_are_gone(start_redis: StartRedis, tmp_path: Path) -> None:
     """F8: as F7, for this person alone; the other one is told of nothing."""
     redis = await start_redis()
-    async with (
-        sidecar(tmp_path, redis.url) as one,
-        sidecar(tmp_path, redis.url, name="other") as other,
-        Crowd(["alice", "bob"], 3, one.url, other.url, seed=SEED) as crowd,
-    ):
+    async with crowded(tmp_path, redis.url) as (one, crowd):
         await crowd.live(0.8)
         await crowd.settle(one)
         alice = [client for client in crowd.clients if client.user == hash_user("alice")]

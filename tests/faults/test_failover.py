@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sidecar.ids import hash_user
 from tests.device import Device, doc
-from tests.faults.careful import SEED, Crowd
-from tests.faults.world import sidecar, sound
+from tests.faults.world import crowded, sidecar, sound
 from tests.integration.world import begin, chats_of, until
 from tests.services.fixtures import StartReplicated
+from tests.services.replicated_redis import ReplicatedRedis
 
 
 async def test_f10_a_replica_that_lags_is_promoted(start_replicated: StartReplicated, tmp_path: Path) -> None:
@@ -19,11 +21,7 @@ async def test_f10_a_replica_that_lags_is_promoted(start_replicated: StartReplic
     Scaled: twice, with six devices of two people on two sidecars that lag by 0.4 s of their doings.
     """
     pair = await start_replicated()
-    async with (
-        sidecar(tmp_path, pair.url) as one,
-        sidecar(tmp_path, pair.url, name="other") as other,
-        Crowd(["alice", "bob"], 3, one.url, other.url, seed=SEED) as crowd,
-    ):
+    async with crowded(tmp_path, pair.url) as (one, crowd):
         for _ in range(2):
             await crowd.live(0.6)
             await crowd.settle(one)
@@ -45,14 +43,12 @@ async def test_f10_a_replica_that_lags_is_promoted(start_replicated: StartReplic
             await pair.rejoin()
 
 
-async def test_f10_the_log_of_another_past_is_no_continuation(
-    start_replicated: StartReplicated, tmp_path: Path
-) -> None:
-    """F10: after the failover another process writes until the log is as long as it was. Whoever knows the longer past is told."""
-    pair = await start_replicated()
+@asynccontextmanager
+async def _two_edits_were_lost(pair: ReplicatedRedis, folder: Path) -> AsyncIterator[tuple[Device, Device]]:
+    """Two devices on two sidecars know versions 2 and 3 of a draft, and the primary does not any more."""
     async with (
-        sidecar(tmp_path, pair.url) as one,
-        sidecar(tmp_path, pair.url, name="other") as other,
+        sidecar(folder, pair.url) as one,
+        sidecar(folder, pair.url, name="other") as other,
         Device(one.url) as a,
         Device(other.url) as b,
     ):
@@ -68,16 +64,25 @@ async def test_f10_the_log_of_another_past_is_no_continuation(
         await b.event("draft_updated", lambda event: event["version"] == 3)
         pair.primary.kill()
         await pair.promote()
+        yield a, b
 
-        async def edited(device: Device, text: str, base: int) -> bool:
-            edit = {"chatId": "c1", "content": doc(text), "basedOnVersion": base}
-            answer = await device.ask("draft_update", edit, f"operation-{text}")
-            return bool(answer["type"] == "draft_updated")
 
+async def _edited(device: Device, text: str, base: int) -> bool:
+    edit = {"chatId": "c1", "content": doc(text), "basedOnVersion": base}
+    answer = await device.ask("draft_update", edit, f"operation-{text}")
+    return bool(answer["type"] == "draft_updated")
+
+
+async def test_f10_the_log_of_another_past_is_no_continuation(
+    start_replicated: StartReplicated, tmp_path: Path
+) -> None:
+    """F10: after the failover another process writes until the log is as long as it was. Whoever knows the longer past is told."""
+    pair = await start_replicated()
+    async with _two_edits_were_lost(pair, tmp_path) as (a, b):
         # The log is one entry long again: two entries of b's make it as long as it was.
-        await until(lambda: edited(b, "new-2", 1), 10)
-        await until(lambda: edited(b, "new-3", 2), 10)
-        await until(lambda: edited(b, "new-4", 3), 10)
+        await until(lambda: _edited(b, "new-2", 1), 10)
+        await until(lambda: _edited(b, "new-3", 2), 10)
+        await until(lambda: _edited(b, "new-4", 3), 10)
         for device in (a, b):
             assert (await device.event("resync_required"))["reason"] == "epoch_changed"
         for device in (a, b):
@@ -117,36 +122,14 @@ async def test_f10_a_change_on_top_of_another_past_is_told_as_one(
 ) -> None:
     """F10: as long as it was, and then this process itself makes the next entry: it follows on what this process never told."""
     pair = await start_replicated()
-    async with (
-        sidecar(tmp_path, pair.url) as one,
-        sidecar(tmp_path, pair.url, name="other") as other,
-        Device(one.url) as a,
-        Device(other.url) as b,
-    ):
-        for device in (a, b):
-            await device.sync()
-        await begin(a, "c1", doc("1"))
-        await b.event("chat_added")
-        await pair.caught_up()
-        pair.pause_replication()
-        for version in (1, 2):
-            edit = {"chatId": "c1", "content": doc(f"lost {version + 1}"), "basedOnVersion": version}
-            assert (await a.ask("draft_update", edit))["payload"]["version"] == version + 1
-        await b.event("draft_updated", lambda event: event["version"] == 3)
-        pair.primary.kill()
-        await pair.promote()
-
-        async def edited(device: Device, text: str, base: int) -> bool:
-            edit = {"chatId": "c1", "content": doc(text), "basedOnVersion": base}
-            answer = await device.ask("draft_update", edit, f"operation-{text}")
-            return bool(answer["type"] == "draft_updated")
+    async with _two_edits_were_lost(pair, tmp_path) as (a, b):
 
         async def titled() -> bool:
             asked = {"chatId": "c1", "title": "T", "basedOnVersion": 0}
             return bool((await a.ask("title_update", asked, "operation-T"))["type"] == "title_updated")
 
-        await until(lambda: edited(b, "new-2", 1), 10)
-        await until(lambda: edited(b, "new-3", 2), 10)
+        await until(lambda: _edited(b, "new-2", 1), 10)
+        await until(lambda: _edited(b, "new-3", 2), 10)
         await until(titled, 10)
         assert (await a.event("resync_required"))["reason"] == "epoch_changed"
         chat = chats_of(await a.sync())[a.full("c1")]

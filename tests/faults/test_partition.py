@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tests.device import Device, SocketClosed, doc
-from tests.faults.world import get, sidecar, sound
+from tests.faults.world import get, ready, sidecar, sound
 from tests.integration.world import begin, chats_of, until
 from tests.services.redis_proxy import RedisProxy
 from tests.services.redis_server import RedisServer
@@ -61,11 +61,7 @@ async def test_f46_a_process_that_is_cut_off_sends_its_clients_to_the_others(
         assert (await b.event("draft_updated"))["version"] == 2
 
         proxy.clear()
-
-        async def ready() -> bool:
-            return (await get(cut, "/readyz"))[0] == 200
-
-        await until(ready, 10)
+        await until(lambda: ready(cut), 10)
         async with Device(cut.url) as c:
             assert chats_of(await c.sync())[c.full("c1")]["draft"] == doc("kept by the device")
             edit = {"chatId": "c1", "content": doc("3"), "basedOnVersion": 2}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections import Counter
-from typing import Any
 
 from tests.device import Device, doc
-from tests.faults.hosts import Host, Hosts, hosts
+from tests.faults.hosts import Hosts, hosts
 from tests.integration.world import AT_ONCE, say, until
 
 __all__ = ["hosts"]
@@ -17,19 +14,6 @@ __all__ = ["hosts"]
 IMPATIENT = "import random; uniform = random.uniform; random.uniform = lambda low, high: uniform(low, high) / 20"
 """Pauses between tries are a twentieth of what they are: eight tries take half a minute otherwise."""
 PEOPLE, CHATS = 10, 10
-
-
-async def command(host: Host, *arguments: str) -> Any:
-    """An operators' command, asked of this process."""
-    asking = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(host.config)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asking.communicate()
-    assert asking.returncode == 0, err
-    return json.loads(out)
 
 
 async def test_f51_poison_is_tried_eight_times_parked_and_replayed_from_another_process(hosts: Hosts) -> None:
@@ -48,8 +32,8 @@ async def test_f51_poison_is_tried_eight_times_parked_and_replayed_from_another_
         await until(lambda: _parked(hosts, 2), 20)
         calls = Counter((hosts.folder / "poisoned").read_text().split())
         assert calls == {"bad-1": 8}, "eight tries, and what comes after it in its chat was not even tried"
-        parked = {entry["entry"]: entry for entry in await command(other, "dead-letters", "list")}
-        assert parked == {entry["entry"]: entry for entry in await command(one, "dead-letters", "list")}
+        parked = {entry["entry"]: entry for entry in await other.command("dead-letters", "list")}
+        assert parked == {entry["entry"]: entry for entry in await one.command("dead-letters", "list")}
         assert [entry["kind"] for entry in parked.values()] == ["first_message", "message"]
         assert {entry["chat"] for entry in parked.values()} == {victim.full("c3")}
         # Later ones of the chat wait behind it; another chat of the same person does not.
@@ -58,10 +42,10 @@ async def test_f51_poison_is_tried_eight_times_parked_and_replayed_from_another_
         await until(lambda: len(hosts.rows("SELECT 1 FROM messages")) == said - 1, 20)
         # Replayed in vain, by the process that does not hold the shard as well as by the other.
         for host in (one, other):
-            assert (await command(host, "dead-letters", "replay", "--all"))["count"] == 3
+            assert (await host.command("dead-letters", "replay", "--all"))["count"] == 3
             await until(lambda: _parked(hosts, 3), 20)
         poison.unlink()
-        told = await command(other, "dead-letters", "replay", "--chat", victim.full("c3"))
+        told = await other.command("dead-letters", "replay", "--chat", victim.full("c3"))
         assert (told["count"], told["parked"]) == (3, 0), told
         await until(lambda: len(hosts.rows("SELECT 1 FROM messages")) == said + 2, 20)
         rows = hosts.rows(
@@ -71,7 +55,7 @@ async def test_f51_poison_is_tried_eight_times_parked_and_replayed_from_another_
         page = await victim.ask("messages_request", {"chatId": "c3", "limit": 10})
         await until(lambda: _parked(hosts, 0), 20)
         assert {message["client_message_id"] for message in page["payload"]["messages"]} == {"bad-1", "bad-2", "later"}
-        assert await command(one, "dead-letters", "list") == []
+        assert await one.command("dead-letters", "list") == []
         for device in people:
             await device.close()
         for host in (one, other):

@@ -17,7 +17,7 @@ from sidecar.testing.cache_writer import Writer, sealed
 from tests.conftest import Serve
 from tests.device import Device
 from tests.faults.cache import cache_at
-from tests.faults.world import get
+from tests.faults.world import get, ready
 from tests.integration.world import until
 from tests.services.answer_faults import Then
 from tests.services.fixtures import StartRedis
@@ -46,11 +46,7 @@ async def test_f1_a_server_that_is_down_at_the_start_is_waited_for(serve: Serve,
         assert status == 503
         assert body["parts"]["cache"]["state"] != "ok"
         await server.start()
-
-        async def ready() -> bool:
-            return (await get(sidecar, "/readyz"))[0] == 200
-
-        await until(ready, 10)
+        await until(lambda: ready(sidecar), 10)
         async with Device(sidecar.url, "alice") as alice:
             await alice.sync()
 

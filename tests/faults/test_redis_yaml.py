@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import re
 import signal
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import yaml
 
@@ -37,28 +33,15 @@ class AsItIs(SidecarProcess):
         file: Path = FILE,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.variables = {
+        variables = {
             "SIDECAR_CACHE__OPTIONS__URL": redis.url,
             "SIDECAR_DATA_DIR": str(folder / "data"),
             "SIDECAR_SERVER__PORT": "0",
             "SIDECAR_LOGGING__FORMAT": "json",
             **environment,
         }
-        super().__init__(folder, environment=self.variables)
+        super().__init__(folder, environment=variables)
         self.config = file
-
-    async def command(self, *arguments: str) -> Any:
-        """An operators' command, which any of the workers may take."""
-        asking = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(self.config)),
-            env={**os.environ, **self.variables, "PYTHONPATH": str(FILE.parent.parent)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, err = await asking.communicate()
-        assert asking.returncode == 0, err
-        return json.loads(out)
 
 
 @asynccontextmanager

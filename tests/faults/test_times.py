@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.device import Device, doc
-from tests.faults.careful import SEED, Crowd
-from tests.faults.world import sidecar, sound
+from tests.faults.world import crowded, sidecar, sound
 from tests.integration.world import begin, chats_of, say, until
 from tests.services.fixtures import StartRedis
 from tests.services.redis_server import RedisServer
@@ -50,11 +49,7 @@ async def test_f44_redis_clock_jumps_by_an_hour(
     and then the devices bring back what they hold."""
     under, set_to = clock
     redis = await start_redis(under=under)
-    async with (
-        sidecar(tmp_path, redis.url) as one,
-        sidecar(tmp_path, redis.url, name="other") as other,
-        Crowd(["alice", "bob"], 3, one.url, other.url, seed=SEED) as crowd,
-    ):
+    async with crowded(tmp_path, redis.url) as (one, crowd):
         await crowd.live(0.6)
         for seconds in jumps:
             crowd.losses += 1

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
 
 import pytest
 
-from sidecar.server.running import Server
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.faults.hosts import Hosts, hosts
-from tests.faults.people import Writer, alive
-from tests.faults.test_killed import stored
 from tests.faults.vault_world import (
     drafts,
     edited,
@@ -21,11 +17,11 @@ from tests.faults.vault_world import (
     kept_waiting,
     keys_in,
     made_once,
-    opens_everywhere,
     refused_for_now,
     role,
+    under_load,
 )
-from tests.faults.world import get
+from tests.faults.world import get, ready
 from tests.integration.world import AT_ONCE, begin, chats_of, held, say, until
 from tests.services.proxy import FaultProxy
 from tests.services.vault.fixtures import StartVault
@@ -58,11 +54,7 @@ async def test_f16_a_vault_that_is_down_at_the_start_is_waited_for(serve: Serve,
         assert refused_for_now(await device.ask("draft_update", new, "the-same-operation"))
 
         await vault.start()
-
-        async def ready() -> bool:
-            return (await get(sidecar, "/readyz"))[0] == 200
-
-        await until(ready, 10)
+        await until(lambda: ready(sidecar), 10)
         assert await drafts(device) == {device.full("c1"): doc("a draft")}
         assert (await device.ask("draft_update", new, "the-same-operation"))["type"] == "chat_initiated"
         assert (await edited(device, "c1", "another", 1))["type"] == "draft_updated"
@@ -102,24 +94,17 @@ async def test_f17_keys_in_memory_work_until_their_life_ends(serve: Serve, start
 async def test_f18_sealed_and_unsealed_under_load(hosts: Hosts, start_vault: StartVault) -> None:
     """F18: two processes, people who begin a chat with each message: nothing accepted is lost, all go on within seconds."""
     vault = await start_vault()
-    sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault)), "drafts": AT_ONCE}
-    async with hosts(2, **sections) as both:
-        writers = [Writer([host.url for host in both], f"w{n}", per_chat=1 + n % 2, pause=0.1) for n in range(6)]
-        async with alive(writers):
-            await goes_on(writers)
-            for _ in range(3):
-                await vault.seal()
-                await kept_waiting(writers)
-                for host in both:
-                    status, body = await host.ask("/readyz")
-                    assert (status, body["parts"]["encryption"]["reason"]) == (503, "Vault is sealed: unseal it")
-                await vault.unseal()
-                await goes_on(writers, 10)
-        await stored(hosts, writers)
-        for host in both:
-            host.spotless()
-    await made_once(vault, sum(len({chat for chat, _ in writer.accepted}) for writer in writers))
-    await opens_everywhere(hosts, writers, **sections)
+    encryption = keys_in(vault, await role(vault))
+    async with under_load(hosts, vault, encryption, per_chat=(1, 2)) as (both, writers):
+        await goes_on(writers)
+        for _ in range(3):
+            await vault.seal()
+            await kept_waiting(writers)
+            for host in both:
+                status, body = await host.ask("/readyz")
+                assert (status, body["parts"]["encryption"]["reason"]) == (503, "Vault is sealed: unseal it")
+            await vault.unseal()
+            await goes_on(writers, 10)
 
 
 @pytest.mark.parametrize("mode", ["kv", "transit"])
@@ -128,23 +113,15 @@ async def test_f18_killed_again_and_again_under_load(hosts: Hosts, start_vault: 
     vault = await start_vault()
     await vault.mount_transit("transit")
     await vault.write("transit/keys/sidecar", derived=True)
-    sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault), mode=mode), "drafts": AT_ONCE}
     chance = random.Random(18)
-    async with hosts(2, **sections) as both:
-        writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1, rest=0) for n in range(6)]
-        async with alive(writers):
-            await goes_on(writers)
-            for _ in range(5):
-                vault.kill()
-                await asyncio.sleep(chance.uniform(0, 0.5))
-                await vault.start()
-                await goes_on(writers, 20, 2)
-        assert sum(writer.repeated for writer in writers) > 0, "somebody was kept waiting"
-        await stored(hosts, writers)
-        for host in both:
-            host.spotless()
-    await made_once(vault, sum(len(writer.accepted) for writer in writers))
-    await opens_everywhere(hosts, writers, **sections)
+    async with under_load(hosts, vault, keys_in(vault, await role(vault), mode=mode), rest=0) as (_, writers):
+        await goes_on(writers)
+        for _ in range(5):
+            vault.kill()
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            await vault.start()
+            await goes_on(writers, 20, 2)
+    assert sum(writer.repeated for writer in writers) > 0, "somebody was kept waiting"
 
 
 async def test_f18_a_vault_that_is_not_initialised_is_waited_for(serve: Serve, start_vault: StartVault) -> None:
@@ -184,7 +161,7 @@ async def test_f18_a_standby_is_not_followed_and_serves_once_it_is_the_active_on
             return bool((await device.ask("draft_update", new, "the-same-operation"))["type"] == "chat_initiated")
 
         await until(begun, 15)
-        await until(lambda: _ready(sidecar), 10)
+        await until(lambda: ready(sidecar), 10)
     await made_once(vault, 1)
 
 
@@ -192,24 +169,12 @@ async def test_f18_a_standby_takes_over_under_load(hosts: Hosts, start_vault: St
     """F18: behind a balancer that is late: the sealed one answers, then as a standby, then the new active one."""
     vault = await start_vault(standby=True)
     async with FaultProxy(vault.address) as balancer:
-        url = f"http://{balancer.host}:{balancer.port}"
-        sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault), url=url), "drafts": AT_ONCE}
-        async with hosts(2, **sections) as both:
-            writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1) for n in range(6)]
-            async with alive(writers):
-                for _ in range(3):
-                    await goes_on(writers)
-                    await vault.failover()
-                    await kept_waiting(writers)
-                    balancer.target = vault.address
-                    balancer.reset()
-                    await goes_on(writers)
-            await stored(hosts, writers)
-            for host in both:
-                host.spotless()
-        await made_once(vault, sum(len(writer.accepted) for writer in writers))
-        await opens_everywhere(hosts, writers, **sections)
-
-
-async def _ready(sidecar: Server) -> bool:
-    return (await get(sidecar, "/readyz"))[0] == 200
+        encryption = keys_in(vault, await role(vault), url=f"http://{balancer.host}:{balancer.port}")
+        async with under_load(hosts, vault, encryption) as (_, writers):
+            for _ in range(3):
+                await goes_on(writers)
+                await vault.failover()
+                await kept_waiting(writers)
+                balancer.target = vault.address
+                balancer.reset()
+                await goes_on(writers)

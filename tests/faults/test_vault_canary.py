@@ -15,7 +15,7 @@ import pytest
 
 from tests.device import Device, doc, new_id
 from tests.faults.hosts import Host, Hosts, hosts
-from tests.faults.test_poison import IMPATIENT, command
+from tests.faults.test_poison import IMPATIENT
 from tests.faults.vault_world import keys_in, role
 from tests.integration.world import AT_ONCE, until
 from tests.services.fixtures import StartRedis
@@ -162,11 +162,11 @@ async def test_s32_t49_no_copy_of_anything_holds_what_people_wrote(
         await until(lambda: _ready(one, other), 30)
         await _restored(one, "alice")
         await until(lambda: _parked(one), 60)
-        await command(one, "keys", "rotate")
-        await command(other, "keys", "reseal")
-        await command(other, "dead-letters", "list")
+        await one.command("keys", "rotate")
+        await other.command("keys", "reseal")
+        await other.command("dead-letters", "list")
         with pytest.raises(AssertionError):  # its exit status: an entry is parked
-            await command(other, "doctor")
+            await other.command("doctor")
         assert made.rows("SELECT count(*) FROM messages")[0][0] >= 2, "it was stored"
         await _dumped(redis)
         keys = await _keys(vault)

@@ -25,8 +25,9 @@ from tests.faults.vault_world import (
     opens_everywhere,
     refused_for_now,
     role,
+    under_load,
 )
-from tests.faults.world import get
+from tests.faults.world import get, ready
 from tests.integration.world import AT_ONCE, begin, until
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.vault_server import VaultServer
@@ -137,11 +138,7 @@ async def test_f20_a_given_token_that_was_revoked_is_said_and_keys_in_memory_ser
             return bool((await device.ask("draft_update", new))["type"] == "chat_initiated")
 
         await until(begun, 30)
-        await until(lambda: _ready(sidecar), 10)
-
-
-async def _ready(sidecar: Any) -> bool:
-    return (await get(sidecar, "/readyz"))[0] == 200
+        await until(lambda: ready(sidecar), 10)
 
 
 async def test_f21_a_path_that_is_denied_is_denied_to_that_chat_alone(serve: Serve, start_vault: StartVault) -> None:
@@ -166,7 +163,7 @@ async def test_f21_a_path_that_is_denied_is_denied_to_that_chat_alone(serve: Ser
         assert sum(asked.values()) <= 45, f"no storm: {asked}"
         assert (await edited(device, "c2", "another", 1))["type"] == "draft_updated"
         assert (await begin(device, "c3", doc("new")))["version"] == 1
-        assert (await get(sidecar, "/readyz"))[0] == 200, "one path is not all of Vault"
+        assert await ready(sidecar), "one path is not all of Vault"
         await vault.policy(POLICY, "sidecar")
 
         async def allowed() -> bool:
@@ -193,18 +190,10 @@ async def _entry_of(vault: VaultServer, chat_id: str, entries: list[str]) -> str
 async def test_f21_a_policy_that_takes_everything_away_under_load(hosts: Hosts, start_vault: StartVault) -> None:
     """F21: changed live and back: nothing accepted is lost, everybody goes on."""
     vault = await start_vault()
-    sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault)), "drafts": AT_ONCE}
-    async with hosts(2, **sections) as both:
-        writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1) for n in range(6)]
-        async with alive(writers):
-            for policy in ('path "sys/x" { capabilities = ["read"] }', POLICY.replace('"create", "read"', '"read"', 1)):
-                await goes_on(writers)
-                await vault.policy(policy, "sidecar")
-                await kept_waiting(writers)
-                await vault.policy(POLICY, "sidecar")
-                await goes_on(writers, 30)
-        await stored(hosts, writers)
-        for host in both:
-            host.spotless()
-    await made_once(vault, sum(len(writer.accepted) for writer in writers))
-    await opens_everywhere(hosts, writers, **sections)
+    async with under_load(hosts, vault, keys_in(vault, await role(vault))) as (_, writers):
+        for policy in ('path "sys/x" { capabilities = ["read"] }', POLICY.replace('"create", "read"', '"read"', 1)):
+            await goes_on(writers)
+            await vault.policy(policy, "sidecar")
+            await kept_waiting(writers)
+            await vault.policy(POLICY, "sidecar")
+            await goes_on(writers, 30)

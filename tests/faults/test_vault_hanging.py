@@ -13,17 +13,15 @@ import pytest
 from tests.conftest import Serve
 from tests.device import Device, doc
 from tests.faults.hosts import Hosts, hosts
-from tests.faults.people import Writer, alive
-from tests.faults.test_killed import stored
 from tests.faults.vault_world import (
     edited,
     goes_on,
     kept_waiting,
     keys_in,
     made_once,
-    opens_everywhere,
     refused_for_now,
     role,
+    under_load,
 )
 from tests.faults.world import measured
 from tests.integration.world import AT_ONCE, begin, until
@@ -153,21 +151,14 @@ def _reads(vault: VaultServer) -> list[Any]:
 async def test_f19_stopped_and_continued_under_load(hosts: Hosts, start_vault: StartVault) -> None:
     """F19: requests that were carried out though their askers had long been told to try again: no key is made twice."""
     vault = await start_vault()
-    sections: dict[str, Any] = {"encryption": keys_in(vault, await role(vault), timeout="300ms"), "drafts": AT_ONCE}
-    async with hosts(2, **sections) as both:
-        writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1, rest=0) for n in range(6)]
-        async with alive(writers):
-            await goes_on(writers)
-            for _ in range(6):
-                vault.pause()
-                await kept_waiting(writers)
-                vault.resume()
-                await goes_on(writers, 20, 2)
-        await stored(hosts, writers)
-        for host in both:
-            host.spotless()
-    await made_once(vault, sum(len(writer.accepted) for writer in writers))
-    await opens_everywhere(hosts, writers, **sections)
+    encryption = keys_in(vault, await role(vault), timeout="300ms")
+    async with under_load(hosts, vault, encryption, rest=0) as (_, writers):
+        await goes_on(writers)
+        for _ in range(6):
+            vault.pause()
+            await kept_waiting(writers)
+            vault.resume()
+            await goes_on(writers, 20, 2)
 
 
 @pytest.mark.parametrize("how", ["slow", "answers lost", "cut", "reset", "flapping"])
@@ -176,41 +167,31 @@ async def test_f19_a_bad_way_to_vault_under_load(hosts: Hosts, start_vault: Star
     vault = await start_vault()
     async with FaultProxy(vault.address, seed=19) as proxy:
         url = f"http://{proxy.host}:{proxy.port}"
-        sections: dict[str, Any] = {
-            "encryption": keys_in(vault, await role(vault), url=url, timeout="500ms"),
-            "drafts": AT_ONCE,
-        }
-        async with hosts(2, **sections) as both:
-            writers = [Writer([host.url for host in both], f"w{n}", per_chat=1, pause=0.1, rest=0) for n in range(6)]
-            async with alive(writers):
-                await goes_on(writers)
-                match how:
-                    case "slow":
-                        proxy.slow(0.05, jitter=0.1)
-                        await goes_on(writers)
-                        assert proxy.seen.delayed > 20
-                    case "answers lost":
-                        lost = proxy.swallow(20, skip=3)
-                        await lost.over()
-                        await goes_on(writers)
-                    case "cut":
-                        proxy.cut(0.1)
-                        await goes_on(writers, 40, 5)
-                        assert proxy.seen.cut > 5
-                    case "reset":
-                        for _ in range(20):
-                            proxy.reset()
-                            await asyncio.sleep(0.05)
-                        await goes_on(writers)
-                        assert proxy.seen.cut > 5
-                    case "flapping":
-                        async with proxy.flapping(0.3):
-                            await goes_on(writers, 40, 3)
-                        assert proxy.seen.flaps >= 1
-                proxy.clear()
-                await goes_on(writers, 20, 2)
-            await stored(hosts, writers)
-            for host in both:
-                host.spotless()
-        await made_once(vault, sum(len(writer.accepted) for writer in writers))
-        await opens_everywhere(hosts, writers, **sections)
+        encryption = keys_in(vault, await role(vault), url=url, timeout="500ms")
+        async with under_load(hosts, vault, encryption, rest=0) as (_, writers):
+            await goes_on(writers)
+            match how:
+                case "slow":
+                    proxy.slow(0.05, jitter=0.1)
+                    await goes_on(writers)
+                    assert proxy.seen.delayed > 20
+                case "answers lost":
+                    lost = proxy.swallow(20, skip=3)
+                    await lost.over()
+                    await goes_on(writers)
+                case "cut":
+                    proxy.cut(0.1)
+                    await goes_on(writers, 40, 5)
+                    assert proxy.seen.cut > 5
+                case "reset":
+                    for _ in range(20):
+                        proxy.reset()
+                        await asyncio.sleep(0.05)
+                    await goes_on(writers)
+                    assert proxy.seen.cut > 5
+                case "flapping":
+                    async with proxy.flapping(0.3):
+                        await goes_on(writers, 40, 3)
+                    assert proxy.seen.flaps >= 1
+            proxy.clear()
+            await goes_on(writers, 20, 2)

@@ -14,7 +14,6 @@ from tests.device import Device, Frame, doc
 from tests.faults.hosts import Hosts, hosts
 from tests.faults.people import Writer, alive
 from tests.faults.test_killed import stored
-from tests.faults.test_poison import command
 from tests.faults.vault_world import drafts, edited, goes_on, keys_in, opens_everywhere, refused_for_now, role
 from tests.integration.world import AT_ONCE, begin, chats_of, record, say, until
 from tests.services.vault.fixtures import StartVault
@@ -60,7 +59,7 @@ async def test_f22_a_destroyed_key_is_gone_for_every_process_at_once(hosts: Host
         assert (await edited(device, "c1", "again", 1))["type"] == "draft_updated"
         await until(hosts.delivered)
         backup = hosts.rows("SELECT draft FROM chats WHERE id = ?", device.full("c1"))[0][0]
-        await command(one, "keys", "destroy", "--chat", device.full("c1"), "--yes")
+        await one.command("keys", "destroy", "--chat", device.full("c1"), "--yes")
         async with asyncio.timeout(1):
             await device.event("chat_deleted")
         answer = await edited(device, "c1", "and again", 2)
@@ -113,16 +112,16 @@ async def test_f23_rotated_again_and_again_while_people_edit(hosts: Hosts, start
         async with alive(writers):
             await goes_on(writers)
             for number in range(5):
-                rotated = await command(both[number % 2], "keys", "rotate")
+                rotated = await both[number % 2].command("keys", "rotate")
                 rotations += rotated["count"]
                 if number % 2:
-                    await command(both[(number + 1) % 2], "keys", "reseal")
+                    await both[(number + 1) % 2].command("keys", "reseal")
                 await goes_on(writers, 20)
         assert rotations >= 5 * 4
         assert sum(writer.repeated for writer in writers) == 0
         await until(hosts.delivered, 30)
         await stored(hosts, writers)
-        resealed = await command(both[0], "keys", "reseal")
+        resealed = await both[0].command("keys", "reseal")
         assert resealed["undecryptable"] == 0
         for host in both:
             assert await host.metric("sidecar_undecryptable_total") == 0

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from tests.device import Device, doc
-from tests.faults.hosts import Hosts
-from tests.faults.people import Writer
-from tests.faults.test_killed import told
-from tests.integration.world import chats_of, until
+from tests.faults.hosts import Host, Hosts
+from tests.faults.people import Writer, alive
+from tests.faults.test_killed import stored, told
+from tests.integration.world import AT_ONCE, chats_of, until
 from tests.services.vault.vault import AppRole, Vault
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,6 +51,28 @@ async def opens_everywhere(hosts: Hosts, writers: Sequence[Writer], **sections: 
         await told(writers)
         assert await fresh.metric("sidecar_undecryptable_total") == 0
         fresh.spotless()
+
+
+@asynccontextmanager
+async def under_load(
+    hosts: Hosts, vault: Vault, encryption: dict[str, Any], *, per_chat: Sequence[int] = (1,), **options: Any
+) -> AsyncIterator[tuple[list[Host], list[Writer]]]:
+    """Two sidecars, and six people who write while it is entered. Afterwards nothing accepted is lost, no key was made twice, and
+    Vault has all of them.
+
+    `per_chat`: after how many messages they begin a new chat, by turns; `options` as of `Writer`.
+    """
+    sections: dict[str, Any] = {"encryption": encryption, "drafts": AT_ONCE}
+    async with hosts(2, **sections) as both:
+        urls = [host.url for host in both]
+        writers = [Writer(urls, f"w{n}", per_chat=per_chat[n % len(per_chat)], pause=0.1, **options) for n in range(6)]
+        async with alive(writers):
+            yield both, writers
+        await stored(hosts, writers)
+        for host in both:
+            host.spotless()
+    await made_once(vault, sum(len({chat for chat, _ in writer.accepted}) for writer in writers))
+    await opens_everywhere(hosts, writers, **sections)
 
 
 async def edited(device: Device, chat: str, text: str, base: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from plugins.cache.redis import Redis
 from sidecar import Cache, Surroundings
 from sidecar.server.running import Server, serving
 from tests.conftest import configure
-from tests.faults.careful import LIMITS
+from tests.faults.careful import LIMITS, SEED, Crowd
 from tests.invariants import broken
 from tests.services.redis_server import RedisServer
 
@@ -41,6 +41,18 @@ async def sidecar(
     }
     async with serving(configure(own, **sections)) as server:
         yield server
+
+
+@asynccontextmanager
+async def crowded(folder: Path, url: str, devices: int = 3) -> AsyncIterator[tuple[Server, Crowd]]:
+    """Two sidecars on one cache and careful clients on both: so many devices of alice's and as many of bob's. The first of the
+    sidecars is for looking at."""
+    async with (
+        sidecar(folder, url) as one,
+        sidecar(folder, url, name="other") as other,
+        Crowd(["alice", "bob"], devices, one.url, other.url, seed=SEED) as crowd,
+    ):
+        yield one, crowd
 
 
 @asynccontextmanager
@@ -68,6 +80,10 @@ async def get(server: Server, path: str) -> tuple[int, Any]:
     """Status and JSON."""
     async with aiohttp.ClientSession() as session, session.get(f"{server.url}{path}") as response:
         return response.status, await response.json()
+
+
+async def ready(server: Server) -> bool:
+    return (await get(server, "/readyz"))[0] == 200
 
 
 @dataclass(slots=True)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -16,22 +13,9 @@ import pytest
 from sidecar.ids import hash_user
 from tests.device import Device, SocketClosed, doc, new_id
 from tests.integration.workers import Supervised, close, holder, spread, supervised, together
-from tests.integration.world import AT_ONCE, NEVER, begin, rows, until
-from tests.process import SidecarProcess
+from tests.integration.world import AT_ONCE, NEVER, begin, edit_by_turns, rows, until
 
 __all__ = ["supervised", "together"]
-
-
-async def _command(process: SidecarProcess, *arguments: str) -> Any:
-    asking = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sidecar", *arguments, "--json", "--config", str(process.config)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asking.communicate()
-    assert asking.returncode == 0, err
-    return json.loads(out)
 
 
 class Writer:
@@ -90,15 +74,7 @@ async def test_s55_devices_on_different_workers_see_each_other(together: Supervi
         for device in devices:
             await device.sync()
         await begin(devices[0], "c1", doc("0"))
-        for version in range(1, 13):
-            writer = devices[version % 3]
-            edit = {"chatId": "c1", "content": doc(f"{version}"), "basedOnVersion": version}
-            said = await writer.ask("draft_update", edit)
-            assert (said["type"], said["payload"].get("version")) == ("draft_updated", version + 1), said
-            for device in devices:
-                if device is not writer:
-                    told = await device.event("draft_updated")
-                    assert (told["version"], told["content"]) == (version + 1, doc(f"{version}"))
+        await edit_by_turns(devices, "c1", 12)
         await close(found)
 
 
@@ -221,20 +197,20 @@ async def test_operators_reach_every_worker_by_the_command_line(together: Superv
     """`users disconnect`, `keys rotate` and `users erase`: one worker takes the command, and all of them see to it."""
     async with together(drafts=AT_ONCE) as process:
         found = await spread(process, name="alice")
-        assert await _command(process, "users", "disconnect", "--user", "alice") == {"count": 3, "left": 0}
+        assert await process.command("users", "disconnect", "--user", "alice") == {"count": 3, "left": 0}
         assert [await device.closed() for [device] in found.values()] == [4401] * 3
         await close(found)
 
         found = await spread(process, name="alice")
         devices = [device for [device] in found.values()]
         await begin(devices[0], "c1", doc("0"))
-        assert (await _command(process, "keys", "rotate"))["count"] == 1
+        assert (await process.command("keys", "rotate"))["count"] == 1
         for version, device in enumerate(devices, 1):
             sent = {"chatId": "c1", "content": doc(f"{version}"), "basedOnVersion": version}
             assert (await device.ask("draft_update", sent))["type"] == "draft_updated"
-        assert (await _command(process, "keys", "reseal"))["left"] == 0, "each sealed with the new version at once"
+        assert (await process.command("keys", "reseal"))["left"] == 0, "each sealed with the new version at once"
 
-        said = await _command(process, "users", "erase", "--user", "alice", "--yes")
+        said = await process.command("users", "erase", "--user", "alice", "--yes")
         assert (said["done"], said["chats"], said["sockets_left"]) == (True, 1, 0)
         assert [await device.closed() for device in devices] == [4401] * 3
         await close(found)

@@ -218,6 +218,19 @@ async def begin(device: Device, chat: str, content: Any) -> Frame:
     return cast("Frame", answer["payload"])
 
 
+async def edit_by_turns(devices: Sequence[Device], chat: str, edits: int) -> None:
+    """Each in turn edits a draft that is new: every version is the next one, and everybody else is told of it, in their order."""
+    for version in range(1, edits + 1):
+        writer = devices[version % len(devices)]
+        edit = {"chatId": chat, "content": doc(f"{version}"), "basedOnVersion": version}
+        said = await writer.ask("draft_update", edit)
+        assert (said["type"], said["payload"].get("version")) == ("draft_updated", version + 1), said
+        for device in devices:
+            if device is not writer:
+                told = await device.event("draft_updated")
+                assert (told["version"], told["content"]) == (version + 1, doc(f"{version}"))
+
+
 async def say(device: Device, chat: str, message: str, content: Any, **more: Any) -> Frame:
     """A message: the payload of `message_accepted`."""
     answer = await device.ask(

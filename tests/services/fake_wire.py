@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import hiredis
+import pytest
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as Broken
 from redis.exceptions import NoScriptError
@@ -113,3 +114,13 @@ def refused(answer: Any) -> str:
     assert isinstance(answer, Unavailable), answer
     assert answer.part == "cache"
     return answer.reason
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def lane(server: Server) -> Lane:
+    return Lane(server.connect, 1.0)

@@ -6,10 +6,8 @@ does to a server itself (kill, pause, CONFIG SET) it does to one of its own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -19,8 +17,9 @@ from tests.services.directus.installing import find_directus
 from tests.services.directus.server import DirectusServer
 from tests.services.postgres_server import PostgresServer
 from tests.services.programs import Missing, find_faketime, find_postgres, find_redis, find_strace
-from tests.services.redis_server import RedisServer, Setting
+from tests.services.redis_server import RedisServer
 from tests.services.replicated_redis import ReplicatedRedis
+from tests.services.several import several
 
 StartCluster = Callable[..., Awaitable[RedisCluster]]
 StartReplicated = Callable[..., Awaitable[ReplicatedRedis]]
@@ -77,14 +76,7 @@ async def redis_server(_shared_redis: RedisServer) -> AsyncIterator[RedisServer]
 @pytest.fixture
 async def start_redis(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartRedis]:
     """Starts servers of the test's own: `server = await start_redis(appendonly=True, appendfsync="always")`."""
-    async with AsyncExitStack() as servers:
-        number = 0
-
-        async def start(*, under: Sequence[str] = (), **config: Setting) -> RedisServer:
-            nonlocal number
-            number += 1
-            return await servers.enter_async_context(RedisServer(tmp_path / f"redis-{number}", under=under, **config))
-
+    async with several(RedisServer, tmp_path / "redis") as start:
         yield start
 
 
@@ -109,28 +101,14 @@ async def redis_cluster(_shared_cluster: RedisCluster) -> AsyncIterator[RedisClu
 @pytest.fixture
 async def start_cluster(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartCluster]:
     """Starts clusters of the test's own: `cluster = await start_cluster(replicas=1, proxied=True, appendonly=True)`."""
-    async with AsyncExitStack() as clusters:
-        number = 0
-
-        async def start(**options: Any) -> RedisCluster:
-            nonlocal number
-            number += 1
-            return await clusters.enter_async_context(RedisCluster(tmp_path / f"cluster-{number}", **options))
-
+    async with several(RedisCluster, tmp_path / "cluster") as start:
         yield start
 
 
 @pytest.fixture
 async def start_replicated(_redis_program: None, tmp_path: Path) -> AsyncIterator[StartReplicated]:
     """Starts a primary with one replica of the test's own: `pair = await start_replicated(appendonly=True)`."""
-    async with AsyncExitStack() as pairs:
-        number = 0
-
-        async def start(**config: Setting) -> ReplicatedRedis:
-            nonlocal number
-            number += 1
-            return await pairs.enter_async_context(ReplicatedRedis(tmp_path / f"pair-{number}", **config))
-
+    async with several(ReplicatedRedis, tmp_path / "pair") as start:
         yield start
 
 
@@ -157,15 +135,7 @@ async def directus_server(
 @pytest.fixture
 async def start_directus(_directus_installed: None, tmp_path: Path) -> AsyncIterator[StartDirectus]:
     """Starts servers of the test's own: `server = await start_directus(RATE_LIMITER_ENABLED="true", RATE_LIMITER_POINTS="5")`."""
-    async with AsyncExitStack() as servers:
-        number = 0
-
-        async def start(*, under: Sequence[str] = (), **environment: str) -> DirectusServer:
-            nonlocal number
-            number += 1
-            server = DirectusServer(tmp_path / f"directus-{number}", under=under, **environment)
-            return await servers.enter_async_context(server)
-
+    async with several(DirectusServer, tmp_path / "directus") as start:
         yield start
 
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import redis as redis_py
 from redis.asyncio import Redis
@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError
 from redis.retry import Retry
 
-from tests.services.ports import HOST, ReservedPort
+from tests.services.local_server import LocalServer
 from tests.services.process import ServiceProcess
 from tests.services.programs import find_redis
 
@@ -28,36 +28,17 @@ def _line(name: str, value: Setting) -> str:
     return f"{name.replace('_', '-')} {text or chr(34) * 2}\n"
 
 
-class RedisServer:
+class RedisServer(LocalServer):
     """`async with RedisServer(folder, appendonly=True, appendfsync="always") as server`: a redis-server on a port of its own.
 
-    Any directive of redis.conf is an argument, with `_` for `-`; without any it keeps nothing on disk. The object can
-    be stopped, killed, paused and started again, with the same port and files, any number of times; leaving the context kills
-    it. It is bound to no event loop, but is started from the main thread only.
+    Any directive of redis.conf is an argument, with `_` for `-`; without any it keeps nothing on disk.
     """
 
     def __init__(self, folder: Path, *, under: Sequence[str] = (), **config: Setting) -> None:
         """`under`: a command that runs the server, with its arguments, such as strace -D or faketime; the pid must stay the server's."""
-        self.folder = folder
+        super().__init__(folder, "redis")
         self.config = {**_UNLESS_TOLD, **config}
         self._under = under
-        self._ports: list[ReservedPort] = []
-        self._process: ServiceProcess
-
-    # -- where it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def host(self) -> str:
-        return HOST
-
-    @property
-    def port(self) -> int:
-        return self._port
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """For a proxy in front of it."""
-        return self.host, self.port
 
     @property
     def url(self) -> str:
@@ -65,57 +46,17 @@ class RedisServer:
         password = self.config.get("requirepass")
         return f"redis://{f':{password}@' if password else ''}{self.host}:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there, paused or not."""
-        return self._process.running
-
-    @property
-    def answering(self) -> bool:
-        """Whether it runs and is not paused."""
-        return self._process.answering
-
-    @property
-    def log(self) -> str:
-        """What it wrote since it was first started."""
-        path = self.folder / "redis.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
     # -- its life ------------------------------------------------------------------------------------------------------
-
-    def _reserve_port(self) -> int:
-        self._ports.append(ReservedPort())
-        return self._ports[-1].number
 
     def _directives(self) -> dict[str, Setting]:
         """What the server is told beside `config`; asked for once, before the first start."""
-        self._port = self._reserve_port()
-        return {"bind": self.host, "port": self._port, "dir": str(self.folder)}
+        return {"bind": self.host, "port": self._reserve_port(), "dir": str(self.folder)}
 
-    async def __aenter__(self) -> Self:
+    async def _prepare(self) -> ServiceProcess:
         program = find_redis()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            path = self.folder / "redis.conf"
-            path.write_text("".join(_line(*each) for each in {**self.config, **self._directives()}.items()))
-            self._process = ServiceProcess(
-                [*self._under, program.path, str(path)], folder=self.folder, log=self.folder / "redis.log"
-            )
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if hasattr(self, "_process"):
-            self._process.kill()
-        while self._ports:
-            self._ports.pop().close()
+        path = self.folder / "redis.conf"
+        path.write_text("".join(_line(*each) for each in {**self.config, **self._directives()}.items()))
+        return ServiceProcess([*self._under, program.path, str(path)], folder=self.folder, log=self._log)
 
     async def start(self, *, wait: bool = True) -> None:
         """Starts it, the first time or again: same port, and the data that it kept. Returns when it answers.
@@ -140,31 +81,6 @@ class RedisServer:
                     if not self.running or time.monotonic() > until:
                         raise AssertionError(f"redis-server did not start: {error}\n{self.log}") from error
                 time.sleep(0.005)
-
-    async def stop(self) -> int:
-        """SIGTERM, as an orderly host does it: it finishes its files and goes. Its exit status."""
-        return await self._process.stop()
-
-    async def exited(self, patience: float = 20) -> int:
-        """Waits until it has gone by itself; its exit status."""
-        return await self._process.exited(patience)
-
-    def kill(self) -> None:
-        """kill -9. What it had not given to the kernel is lost."""
-        self._process.kill()
-
-    async def restart(self) -> None:
-        """An orderly stop, and a start."""
-        await self.stop()
-        await self.start()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, requests pile up, nothing is answered."""
-        self._process.pause()
-
-    def resume(self) -> None:
-        """SIGCONT: it answers all that piled up."""
-        self._process.resume()
 
     # -- talking to it -------------------------------------------------------------------------------------------------
 

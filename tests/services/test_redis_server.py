@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from redis.exceptions import OutOfMemoryError
 from redis.exceptions import TimeoutError as TookTooLong
 
 from tests.services.fixtures import StartRedis
+from tests.services.killed_tests import killed_tests_leave_nothing
 from tests.services.ports import ReservedPort
 from tests.services.process import program_of
 from tests.services.programs import Missing, find_redis
@@ -164,20 +162,7 @@ asyncio.run(main())
 )
 @pytest.mark.usefixtures("_redis_program")
 async def test_killed_tests_leave_no_server(tmp_path: Path) -> None:
-    tests = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _TESTS_THAT_ARE_KILLED, str(tmp_path)),
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parent.parent.parent,
-    )
-    assert tests.stdout is not None
-    pid = int(await tests.stdout.readline())
-    assert program_of(pid) == "redis-server"
-    os.kill(tests.pid, signal.SIGKILL)
-    await tests.communicate()
-    until = time.monotonic() + 10
-    while program_of(pid) is not None:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.01)
+    await killed_tests_leave_nothing(_TESTS_THAT_ARE_KILLED, tmp_path, "redis-server")
 
 
 def _stand_in(folder: Path, says: str) -> Path:

@@ -13,27 +13,9 @@ import pytest
 
 from plugins.encryption.keyrecords import HEADER_BYTES, scan
 from plugins.encryption.local import Local, LocalCipher
-from sidecar import (
-    ChatId,
-    Field,
-    KeyReference,
-    Sealed,
-    StartRefused,
-    Surroundings,
-    UserHash,
-)
+from sidecar import StartRefused, Surroundings
 
 ROOT = Path(__file__).parents[2]
-USER = UserHash("a1" * 32)
-TEXT = b"a canary that sings"
-
-
-def chat(number: int | str) -> ChatId:
-    return ChatId(f"a1a1a1a1_{number}")
-
-
-def field(chat_id: ChatId) -> Field:
-    return Field(USER, chat_id, "draft", chat_id, 1)
 
 
 @asynccontextmanager
@@ -55,23 +37,9 @@ async def refused(data_dir: Path, **options: Any) -> str:
     return str(caught.value)
 
 
-async def listed(cipher: LocalCipher) -> list[tuple[KeyReference, UserHash, ChatId]]:
-    every = cipher.keys()
-    return [each async for each in every]
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     """What stands in the folder. The lock file holds nothing of a key: its bytes only say that others should look."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
-
-
-async def seal(cipher: LocalCipher, number: int | str) -> tuple[KeyReference, Sealed]:
-    key = await cipher.begin(USER, chat(number))
-    return key, await cipher.seal(key, field(chat(number)), TEXT)
-
-
-async def opens(cipher: LocalCipher, number: int | str, key: KeyReference, sealed: Sealed) -> bool:
-    return await cipher.open(key, field(chat(number)), sealed) == TEXT
 
 
 def body_of(data_dir: Path, number: int) -> tuple[int, bytes]:

@@ -22,18 +22,8 @@ from sidecar import (
     StartRefused,
     Unavailable,
 )
-from tests.unit.local_keys import (
-    TEXT,
-    USER,
-    chat,
-    contents,
-    field,
-    opened,
-    opens,
-    refused,
-    seal,
-    started,
-)
+from tests.sealing import TEXT, USER, chat, field, opens, seal
+from tests.unit.local_keys import contents, opened, refused, started
 
 # -- killed ------------------------------------------------------------------------------------------------------------
 
@@ -41,7 +31,8 @@ from tests.unit.local_keys import (
 BEGINNING = """
 import asyncio, sys
 from pathlib import Path
-from tests.unit.local_keys import opened, seal
+from tests.sealing import seal
+from tests.unit.local_keys import opened
 
 async def main():
     async with opened(Path(sys.argv[1])) as cipher:

@@ -13,42 +13,17 @@ from plugins.encryption.local import Local
 from sidecar import (
     ChatId,
     KeyGone,
-    KeyReference,
     Surroundings,
     Unavailable,
-    Undecryptable,
 )
-from tests.unit.local_keys import (
-    TEXT,
-    USER,
-    body_of,
-    chat,
-    contents,
-    field,
-    listed,
-    opened,
-    opens,
-    overwrite,
-    seal,
-)
+from tests.sealing import USER, chat, field, kept_for_the_next, listed, opens, seal, unknown_make_no_key
+from tests.unit.local_keys import body_of, contents, opened, overwrite
 
 # -- the life of a file ------------------------------------------------------------------------------------------------
 
 
 async def test_keys_and_marks_outlive_a_restart(tmp_path: Path) -> None:
-    async with opened(tmp_path) as cipher:
-        kept, gone = await seal(cipher, 1), await seal(cipher, 2)
-        await cipher.rotate(kept[0])
-        newer = await cipher.seal(kept[0], field(chat(1)), TEXT)
-        await cipher.destroy(gone[0])
-        marks = await cipher.destroyed(USER, [chat(1), chat(2)])
-    async with opened(tmp_path) as cipher:
-        assert await opens(cipher, 1, *kept)
-        assert await opens(cipher, 1, kept[0], newer)
-        assert await cipher.destroyed(USER, [chat(1), chat(2)]) == marks
-        assert set(marks) == {chat(2)}
-        with pytest.raises(KeyGone):
-            await cipher.begin(USER, chat(2))
+    async with kept_for_the_next(lambda: opened(tmp_path)) as cipher:
         assert cipher.counts() == (1, 1)
 
 
@@ -113,17 +88,12 @@ async def test_t36_no_text_of_a_client_reaches_a_path_or_a_reference(tmp_path: P
 
 async def test_s60_an_unknown_reference_makes_no_key(tmp_path: Path) -> None:
     """S60: another machine's reference, another cipher's, nonsense: nothing is sealed, nothing is written."""
+
+    async def stored() -> dict[str, bytes]:
+        return contents(tmp_path)
+
     async with opened(tmp_path) as cipher:
-        _, sealed = await seal(cipher, 1)
-        before = contents(tmp_path)
-        for reference in ("local:" + "0" * 64, "local:../x", "vault:x", ""):
-            with pytest.raises(Unavailable):
-                await cipher.seal(KeyReference(reference), field(chat(1)), TEXT)
-            with pytest.raises(Undecryptable):
-                await cipher.open(KeyReference(reference), field(chat(1)), sealed)
-            with pytest.raises(Undecryptable):
-                await cipher.rotate(KeyReference(reference))
-        assert contents(tmp_path) == before
+        await unknown_make_no_key(cipher, ("local:" + "0" * 64, "local:../x", "vault:x", ""), stored)
 
 
 async def test_s60_a_key_file_that_is_away_is_not_made_anew(tmp_path: Path) -> None:

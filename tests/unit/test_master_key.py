@@ -13,14 +13,8 @@ from sidecar import (
     KeyGone,
     Surroundings,
 )
-from tests.unit.local_keys import (
-    USER,
-    chat,
-    opened,
-    opens,
-    refused,
-    seal,
-)
+from tests.sealing import USER, chat, opens, seal
+from tests.unit.local_keys import opened, refused
 
 BYTES = bytes(range(200, 232))
 PASSPHRASE = "correct horse battery staple, twice over"

@@ -11,19 +11,10 @@ from redis.exceptions import MovedError
 from plugins.cache.redis_calls import NIL, Call, Redirected
 from plugins.cache.redis_lane import Lane
 from plugins.cache.redis_layout import Script
-from tests.services.fake_wire import Server, ask, call, parsed, refused
+from tests.services.fake_wire import Server, ask, call, lane, parsed, refused, server
 from tests.services.redis_proxy import ERRORS
 
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-def lane(server: Server) -> Lane:
-    return Lane(server.connect, 1.0)
-
+__all__ = ["lane", "server"]
 
 MANY = Script("many", b"return {}", b"m" * 40, many=True)
 

@@ -15,18 +15,10 @@ from plugins.cache.redis_lane import Lane
 from plugins.cache.redis_refusals import refusal
 from plugins.cache.redis_wire import Wire
 from sidecar import Unavailable
-from tests.services.fake_wire import SCRIPT, Server, ask, call, parsed, refused
+from tests.services.fake_wire import SCRIPT, Server, ask, call, lane, parsed, refused, server
 from tests.services.redis_proxy import ERRORS
 
-
-@pytest.fixture
-def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-def lane(server: Server) -> Lane:
-    return Lane(server.connect, 1.0)
+__all__ = ["lane", "server"]
 
 
 async def test_calls_of_one_moment_are_one_pipeline_in_their_order(server: Server, lane: Lane) -> None:

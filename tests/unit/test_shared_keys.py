@@ -23,12 +23,14 @@ from sidecar import (
 )
 from sidecar.envelope import key_version_of
 from tests.integration.world import until
-from tests.unit.local_keys import TEXT, USER, chat, field, opened, opens, seal, started
+from tests.sealing import TEXT, USER, chat, field, opens, seal
+from tests.unit.local_keys import opened, started
 
 RACING = """
 import asyncio, json, sys
 from pathlib import Path
-from tests.unit.local_keys import USER, chat, opened, seal
+from tests.sealing import USER, chat, seal
+from tests.unit.local_keys import opened
 
 async def main():
     made = []
@@ -164,7 +166,8 @@ import asyncio, json, sys
 from pathlib import Path
 from sidecar import KeyGone, Unavailable
 from sidecar.envelope import key_version_of
-from tests.unit.local_keys import USER, TEXT, chat, field, opened
+from tests.sealing import TEXT, USER, chat, field
+from tests.unit.local_keys import opened
 
 async def main():
     sealed, gone = 0, 0
@@ -224,7 +227,8 @@ async def test_t35_f23_four_processes_see_each_rotation_and_the_end_at_once(tmp_
 DYING = """
 import asyncio, random, sys
 from pathlib import Path
-from tests.unit.local_keys import USER, chat, field, opened, TEXT
+from tests.sealing import TEXT, USER, chat, field
+from tests.unit.local_keys import opened
 
 async def main():
     chance = random.Random(sys.argv[2])

@@ -14,22 +14,9 @@ from plugins.encryption.vault import Vault as Plugin
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_entry import Entry
 from sidecar import KeyReference, Sealed, Unavailable, Undecryptable
+from tests.sealing import TEXT, USER, chat, field, opens, seal
 from tests.services.vault.vault import Vault
-from tests.vault.world import (
-    TEXT,
-    USER,
-    at,
-    by_hand,
-    chat,
-    data_of,
-    field,
-    metadata_of,
-    opened,
-    opens,
-    plugin,
-    refused,
-    seal,
-)
+from tests.vault.world import at, by_hand, data_of, metadata_of, opened, plugin, refused
 
 # -- where it is -------------------------------------------------------------------------------------------------------
 

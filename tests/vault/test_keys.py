@@ -9,40 +9,16 @@ import pytest
 
 from plugins.encryption import vault_entry
 from plugins.encryption.vault_cipher import VaultCipher
-from sidecar import ChatId, KeyGone, KeyReference, Unavailable, Undecryptable
+from sidecar import ChatId, KeyGone, KeyReference
 from sidecar.envelope import key_version_of
+from tests.sealing import TEXT, USER, chat, field, kept_for_the_next, listed, opens, seal, unknown_make_no_key
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.vault import Vault
-from tests.vault.world import (
-    OTHER,
-    TEXT,
-    USER,
-    at,
-    by_hand,
-    chat,
-    field,
-    listed,
-    metadata_of,
-    opened,
-    opens,
-    seal,
-)
+from tests.vault.world import OTHER, at, by_hand, metadata_of, opened
 
 
 async def test_keys_and_marks_are_there_for_the_next_process(vault_server: Vault) -> None:
-    async with opened(vault_server) as cipher:
-        kept, gone = await seal(cipher, 1), await seal(cipher, 2)
-        await cipher.rotate(kept[0])
-        newer = await cipher.seal(kept[0], field(chat(1)), TEXT)
-        await cipher.destroy(gone[0])
-        marks = await cipher.destroyed(USER, [chat(1), chat(2)])
-    async with opened(vault_server) as cipher:
-        assert await opens(cipher, 1, *kept)
-        assert await opens(cipher, 1, kept[0], newer)
-        assert await cipher.destroyed(USER, [chat(1), chat(2)]) == marks
-        assert set(marks) == {chat(2)}
-        with pytest.raises(KeyGone):
-            await cipher.begin(USER, chat(2))
+    async with kept_for_the_next(lambda: opened(vault_server)) as cipher:
         assert [chat_id for _, _, chat_id in await listed(cipher)] == [chat(1)]
 
 
@@ -201,16 +177,8 @@ async def test_all_versions_destroyed_by_hand_are_a_mark(vault_server: Vault) ->
 async def test_s60_an_unknown_reference_makes_no_key(vault_server: Vault) -> None:
     """S60: another deployment's reference, another cipher's, nonsense: nothing is sealed, nothing is written."""
     async with opened(vault_server) as cipher:
-        _, sealed = await seal(cipher, 1)
-        before = await vault_server.entries()
-        for reference in (f"vault:00/{'0' * 64}", "vault:../../sys/mounts", "local:" + "0" * 64, "vault:", ""):
-            with pytest.raises(Unavailable):
-                await cipher.seal(KeyReference(reference), field(chat(1)), TEXT)
-            with pytest.raises(Undecryptable):
-                await cipher.open(KeyReference(reference), field(chat(1)), sealed)
-            with pytest.raises(Undecryptable):
-                await cipher.rotate(KeyReference(reference))
-        assert await vault_server.entries() == before
+        unknown = (f"vault:00/{'0' * 64}", "vault:../../sys/mounts", "local:" + "0" * 64, "vault:", "")
+        await unknown_make_no_key(cipher, unknown, vault_server.entries)
 
 
 async def test_t36_no_text_of_a_client_reaches_a_path(start_vault: StartVault) -> None:

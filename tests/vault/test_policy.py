@@ -10,22 +10,9 @@ import pytest
 
 from plugins.encryption.vault_entry import slot_of
 from sidecar import KeyGone, KeyReference
+from tests.sealing import TEXT, USER, chat, field, listed, opens, seal
 from tests.services.vault.vault import Vault
-from tests.vault.world import (
-    POLICY,
-    TEXT,
-    USER,
-    at,
-    chat,
-    field,
-    listed,
-    opened,
-    opens,
-    plugin,
-    refused,
-    seal,
-    with_transit,
-)
+from tests.vault.world import POLICY, at, opened, plugin, refused, with_transit
 
 
 async def limited(vault: Vault, mode: str = "kv") -> dict[str, Any]:

@@ -14,13 +14,14 @@ import pytest
 
 from sidecar import KeyGone, KeyReference, Sealed
 from sidecar.envelope import key_version_of
+from tests.sealing import TEXT, USER, chat, field, opens, seal
 from tests.services.vault.vault import Vault
-from tests.vault.world import ROOT, TEXT, USER, chat, field, opened, opens, seal, with_transit
+from tests.vault.world import ROOT, opened, with_transit
 
 RACING = """
 import asyncio, json, sys
 from plugins.encryption.vault import Vault
-from tests.vault.world import seal
+from tests.sealing import seal
 
 async def main():
     made = []

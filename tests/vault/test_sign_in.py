@@ -14,9 +14,10 @@ from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_tokens import Token
 from sidecar import Unavailable, Undecryptable
 from tests.integration.world import until
+from tests.sealing import TEXT, USER, chat, field, opens, seal
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.vault import AppRole, Vault
-from tests.vault.world import POLICY, TEXT, USER, chat, field, opened, opens, plugin, refused, seal
+from tests.vault.world import POLICY, opened, plugin, refused
 
 Granted = dict[str, Any]
 

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sidecar import Unavailable
+from tests.sealing import opens, seal
 from tests.services.vault.vault import Vault
-from tests.vault.world import opened, opens, plugin, refused, seal
+from tests.vault.world import opened, plugin, refused
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ async def test_a_certificate_that_is_not_good_is_not_talked_to(vault_server: Vau
     async with front(vault_server, made) as url, plugin(vault_server, url=url, **options) as entered:
         cipher = await entered.provide_encryption()
         with pytest.raises(Unavailable, match="certificate of Vault is not accepted"):
-            await seal(cipher, 1)  # type: ignore[arg-type]
+            await seal(cipher, 1)
         assert "see ca" in entered.state()["reason"]
     assert await vault_server.entries() == []
 

@@ -10,23 +10,10 @@ from plugins.encryption.vault import Vault as Plugin
 from plugins.encryption.vault_entry import Entry
 from sidecar import KeyReference, Unavailable, Undecryptable
 from sidecar.envelope import key_version_of
+from tests.sealing import TEXT, USER, chat, field, opens, seal
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.vault import Vault
-from tests.vault.world import (
-    POLICY,
-    TEXT,
-    USER,
-    by_hand,
-    chat,
-    data_of,
-    field,
-    opened,
-    opens,
-    plugin,
-    refused,
-    seal,
-    with_transit,
-)
+from tests.vault.world import POLICY, by_hand, data_of, opened, plugin, refused, with_transit
 
 
 async def test_neither_entry_nor_reference_holds_a_key_in_the_clear(vault_server: Vault) -> None:

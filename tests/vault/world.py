@@ -12,22 +12,13 @@ import pytest
 from plugins.encryption.vault import Vault
 from plugins.encryption.vault_cipher import VaultCipher
 from plugins.encryption.vault_entry import slot_of
-from sidecar import ChatId, Field, KeyReference, Sealed, StartRefused, UserHash
+from sidecar import StartRefused, UserHash
+from tests.sealing import USER, chat
 from tests.services.vault.vault import Vault as VaultService
 
 ROOT = Path(__file__).parents[2]
 POLICY = (ROOT / "config/vault/policy.hcl").read_text()
-USER = UserHash("a1" * 32)
 OTHER = UserHash("b2" * 32)
-TEXT = b"a canary that sings"
-
-
-def chat(number: int | str) -> ChatId:
-    return ChatId(f"a1a1a1a1_{number}")
-
-
-def field(chat_id: ChatId, user: UserHash = USER) -> Field:
-    return Field(user, chat_id, "draft", chat_id, 1)
 
 
 def at(number: int | str, user: UserHash = USER) -> str:
@@ -55,20 +46,6 @@ async def refused(vault: VaultService, **options: Any) -> str:
         async with opened(vault, **options):
             pass
     return str(caught.value)
-
-
-async def seal(cipher: VaultCipher, number: int | str) -> tuple[KeyReference, Sealed]:
-    key = await cipher.begin(USER, chat(number))
-    return key, await cipher.seal(key, field(chat(number)), TEXT)
-
-
-async def opens(cipher: VaultCipher, number: int | str, key: KeyReference, sealed: Sealed) -> bool:
-    return await cipher.open(key, field(chat(number)), sealed) == TEXT
-
-
-async def listed(cipher: VaultCipher) -> list[tuple[KeyReference, UserHash, ChatId]]:
-    every = cipher.keys()
-    return [each async for each in every]
 
 
 async def data_of(vault: VaultService, number: int | str) -> dict[str, Any]:

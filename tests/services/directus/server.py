@@ -15,12 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
 from tests.services.directus.installing import Installed, alone, find_directus
-from tests.services.ports import HOST, ReservedPort
+from tests.services.local_server import LocalServer
 from tests.services.process import ServiceProcess
 
 ADMIN_EMAIL = "admin@example.com"
@@ -50,52 +50,26 @@ def _environment(values: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "NODE_NO_WARNINGS": "1", **values}
 
 
-class DirectusServer:
+class DirectusServer(LocalServer):
     """`async with DirectusServer(folder, RATE_LIMITER_ENABLED="true") as server`: a Directus with an admin and no collections.
 
-    Any variable of its environment is an argument. The database is a fresh SQLite file, unless `DB_CLIENT` says otherwise. The object
-    can be stopped, killed, paused and started again, with the same port and data, any number of times; leaving the context kills
-    it. It is bound to no event loop, but is started from the main thread only.
+    Any variable of its environment is an argument. The database is a fresh SQLite file, unless `DB_CLIENT` says otherwise.
     """
 
     def __init__(self, folder: Path, *, under: Sequence[str] = (), **environment: str) -> None:
         """`under`: a command that runs the server, with its arguments; the pid must stay the server's."""
-        self.folder = folder
+        super().__init__(folder, "directus")
         self._under = list(under)
         self._given = environment
-        self._port: ReservedPort
-        self._process: ServiceProcess
-
-    # -- where it is ---------------------------------------------------------------------------------------------------
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """For a proxy in front of it."""
-        return HOST, self._port.number
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._port.number}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def database(self) -> Path:
         """The SQLite file."""
         return self.folder / "data.db"
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there, paused or not."""
-        return self._process.running
-
-    @property
-    def log(self) -> str:
-        """What it wrote since it was first started."""
-        path = self.folder / "directus.log"
-        return path.read_text(errors="replace") if path.exists() else ""
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
@@ -103,8 +77,8 @@ class DirectusServer:
         """All that it is told."""
         own = {
             **_UNLESS_TOLD,
-            "HOST": HOST,
-            "PORT": str(self._port.number),
+            "HOST": self.host,
+            "PORT": str(self.port),
             "PUBLIC_URL": self.url,
             "EXTENSIONS_PATH": str(self.folder / "extensions"),
             "STORAGE_LOCAL_ROOT": str(self.folder / "uploads"),
@@ -113,32 +87,17 @@ class DirectusServer:
             own |= {"DB_CLIENT": "sqlite3", "DB_FILENAME": str(self.database)}
         return _environment({**own, **self._given, **more})
 
-    async def __aenter__(self) -> Self:
+    async def _prepare(self) -> ServiceProcess:
         installed = find_directus()
         for each in ("extensions", "uploads"):
-            (self.folder / each).mkdir(parents=True, exist_ok=True)
-        self._port = ReservedPort()
-        try:
-            if "DB_CLIENT" in self._given:
-                await asyncio.to_thread(_bootstrap, installed, self.folder, self.environment())
-            elif not self.database.exists():
-                shutil.copy(await asyncio.to_thread(_template, installed), self.database)
-            self._process = ServiceProcess(
-                [*self._under, *installed.command("start")],
-                folder=self.folder,
-                log=self.folder / "directus.log",
-                environment=self.environment(),
-            )
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if hasattr(self, "_process"):
-            self._process.kill()
-        self._port.close()
+            (self.folder / each).mkdir(exist_ok=True)
+        self._reserve_port()
+        if "DB_CLIENT" in self._given:
+            await asyncio.to_thread(_bootstrap, installed, self.folder, self.environment())
+        elif not self.database.exists():
+            shutil.copy(await asyncio.to_thread(_template, installed), self.database)
+        command = [*self._under, *installed.command("start")]
+        return ServiceProcess(command, folder=self.folder, log=self._log, environment=self.environment())
 
     async def start(self, *, wait: bool = True, **environment: str) -> None:
         """Starts it, the first time or again: same port, and its data. Returns when it answers. `environment`: changed from now on."""
@@ -161,26 +120,10 @@ class DirectusServer:
                 raise AssertionError(f"Directus did not start:\n{self.log[-4000:]}")
             time.sleep(0.05)
 
-    async def stop(self) -> int:
-        """SIGTERM, as an orderly host does it. Its exit status."""
-        return await self._process.stop()
-
-    def kill(self) -> None:
-        """kill -9."""
-        self._process.kill()
-
     async def restart(self, **environment: str) -> None:
         """An orderly stop, and a start, with these variables changed."""
         await self.stop()
         await self.start(wait=True, **environment)
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, requests pile up, nothing is answered."""
-        self._process.pause()
-
-    def resume(self) -> None:
-        """SIGCONT: it answers all that piled up."""
-        self._process.resume()
 
     # -- talking to it -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.services.programs import Missing
+from tests.services.several import several
 from tests.services.vault.given import GivenVault
 from tests.services.vault.programs import find_vault
 from tests.services.vault.vault import Vault
@@ -76,15 +77,12 @@ async def _made(vault: Vault) -> dict[str, list[str]]:
 async def start_vault(_vault_program: None, tmp_path: Path) -> AsyncIterator[StartVault]:
     """Starts Vaults of the test's own: `vault = await start_vault()`, with kept storage, `start_vault(kept=False)`, or
     `start_vault(standby=True)`."""
-    async with AsyncExitStack() as servers:
-        number = 0
+    async with several(VaultServer, tmp_path / "vault") as start:
 
-        async def start(**options: Any) -> VaultServer:
-            nonlocal number
-            number += 1
+        async def start_or_skip(**options: Any) -> VaultServer:
             try:
-                return await servers.enter_async_context(VaultServer(tmp_path / f"vault-{number}", **options))
+                return await start(**options)
             except Missing as missing:
                 pytest.skip(str(missing))
 
-        yield start
+        yield start_or_skip

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import stat
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import requests
 from hvac.exceptions import Forbidden, InvalidRequest, VaultDown
 
-from tests.services.process import program_of
+from tests.services.killed_tests import killed_tests_leave_nothing
 from tests.services.programs import Missing
 from tests.services.vault.fixtures import StartVault
 from tests.services.vault.given import GivenVault
@@ -286,20 +283,7 @@ asyncio.run(main())
 @pytest.mark.skipif(sys.platform != "linux", reason="not promised elsewhere than on Linux")
 @pytest.mark.usefixtures("_vault_program")
 async def test_it_ends_when_the_tests_are_killed(tmp_path: Path) -> None:
-    tests = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _START, str(tmp_path)),
-        stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parent.parent.parent.parent,
-    )
-    assert tests.stdout is not None
-    pid = int(await tests.stdout.readline())
-    assert program_of(pid) == Path(find_vault().path).name
-    os.kill(tests.pid, signal.SIGKILL)
-    await tests.communicate()
-    until = time.monotonic() + 10
-    while program_of(pid) is not None:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.01)
+    await killed_tests_leave_nothing(_START, tmp_path, Path(find_vault().path).name)
 
 
 _STAND_IN = """#!/bin/sh

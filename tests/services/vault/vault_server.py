@@ -9,9 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Self
 
-from tests.services.ports import HOST, ReservedPort
+from tests.services.local_server import LocalServer
 from tests.services.process import ServiceProcess
 from tests.services.programs import Missing
 from tests.services.vault.audit_pipe import AuditPipe
@@ -19,44 +18,32 @@ from tests.services.vault.programs import VaultProgram, find_vault
 from tests.services.vault.vault import Told, Vault
 
 
-class VaultServer(Vault):
+class VaultServer(LocalServer, Vault):
     """`async with VaultServer(folder) as vault`: a Vault on a port of its own, unsealed, with a KV v2 engine at `secret/`.
 
-    It can be stopped, killed, paused, sealed, and started again, with the same port, any number of times; what it keeps in
-    `folder` is there again then, and it is unsealed (`kept=False`: all is in memory, and a start begins anew). Leaving the
-    context kills it. It is bound to no event loop, but is started from the main thread only.
+    Started again it is unsealed, and what it keeps in `folder` is there again: all that it had answered, after `kill()` too
+    (`kept=False`: all is in memory, and a start begins anew).
 
     `standby=True` is two of them over one storage, in memory: `url` leads to the active one, and `standby` is where the other
     is, which sends whoever asks to the active one (307), until `failover()`.
     """
 
     def __init__(self, folder: Path, *, kept: bool = True, standby: bool = False) -> None:
-        super().__init__()
+        LocalServer.__init__(self, folder, "vault")
+        Vault.__init__(self)
         kept = kept and not standby
         self._two = standby
         self._active = 0
-        self.folder = folder
         self._storage = folder / "storage" if kept else None
         self._key = ""
-        self._ports: list[ReservedPort] = []
         self._pipes: list[AuditPipe] = []
         self._program: VaultProgram
-        self._process: ServiceProcess
 
     # -- where it is ---------------------------------------------------------------------------------------------------
 
     @property
-    def host(self) -> str:
-        return HOST
-
-    @property
     def port(self) -> int:
         return self._ports[self._active].number
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """For a proxy in front of it."""
-        return self.host, self.port
 
     @property
     def url(self) -> str:
@@ -69,26 +56,6 @@ class VaultServer(Vault):
         return self.host, self._ports[1 - self._active].number
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        """Whether the process is there, paused or not."""
-        return self._process.running
-
-    @property
-    def answering(self) -> bool:
-        """Whether it runs and is not paused; it may be sealed."""
-        return self._process.answering
-
-    @property
-    def log(self) -> str:
-        """What it wrote since it was first started."""
-        path = self.folder / "vault.log"
-        return path.read_text(errors="replace") if path.exists() else ""
-
-    @property
     def storage(self) -> Path:
         """The folder of what it keeps; a copy of it, made while the server is down, is a backup."""
         assert self._storage is not None, "this one keeps nothing"
@@ -96,33 +63,23 @@ class VaultServer(Vault):
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Self:
+    async def _prepare(self) -> ServiceProcess:
         self._program = find_vault()
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self._storage is not None:
             self._storage.mkdir(mode=0o700, exist_ok=True)
-        self._ports += [ReservedPort() for _ in range(2 if self._two else 1)]
-        try:
-            command = self._program.command(self.folder, self.host, self.port, self._storage)
-            if self._two:
-                if self._program.name != "vaultd":
-                    raise Missing("Only the tests' own Vault is two in one process: SIDECAR_TEST_VAULT names another.")
-                command += ["-standby", f"{self.host}:{self._ports[1].number}"]
-            self._process = ServiceProcess(command, folder=self.folder, log=self.folder / "vault.log")
-            await self.start()
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
+        ports = [self._reserve_port() for _ in range(2 if self._two else 1)]
+        command = self._program.command(self.folder, self.host, self.port, self._storage)
+        if self._two:
+            if self._program.name != "vaultd":
+                raise Missing("Only the tests' own Vault is two in one process: SIDECAR_TEST_VAULT names another.")
+            command += ["-standby", f"{self.host}:{ports[1]}"]
+        return ServiceProcess(command, folder=self.folder, log=self._log)
 
     async def __aexit__(self, *_: object) -> None:
-        if hasattr(self, "_process"):
-            self._process.kill()
+        await super().__aexit__()
         self.close()
         while self._pipes:
             self._pipes.pop().close()
-        while self._ports:
-            self._ports.pop().close()
 
     async def start(self, *, unseal: bool = True) -> None:
         """Starts it, the first time or again: same port, and the data that it kept. Returns when it is unsealed.
@@ -145,27 +102,6 @@ class VaultServer(Vault):
             await self.mount_kv(self.mount)
         if self._two:
             await self._unseal_standby()
-
-    async def stop(self) -> int:
-        """SIGTERM, as an orderly host does it; its exit status."""
-        return await self._process.stop()
-
-    def kill(self) -> None:
-        """kill -9. What it had answered is kept."""
-        self._process.kill()
-
-    async def restart(self) -> None:
-        """An orderly stop, and a start."""
-        await self.stop()
-        await self.start()
-
-    def pause(self) -> None:
-        """SIGSTOP: connections stay, requests pile up, nothing is answered."""
-        self._process.pause()
-
-    def resume(self) -> None:
-        """SIGCONT: it answers all that piled up."""
-        self._process.resume()
 
     # -- the seal ------------------------------------------------------------------------------------------------------
 
