@@ -54,17 +54,6 @@ async def _talking(server: Server, people: Sequence[str]) -> AsyncIterator[list[
         yield devices
 
 
-async def _all_settled(server: Server, seconds: float = 60) -> None:
-    outbox = server.context.parts.cache.outbox
-
-    async def empty() -> bool:
-        server.context.worker.wake()
-        return not any(position.pending for position in (await outbox.positions()).values())
-
-    await outbox.hurry()
-    await until(empty, seconds)
-
-
 async def _in_order(directus: Prepared, people: Sequence[str]) -> int:
     """How many messages there are; each once, in the order of its chat, each chat with at least one of them."""
     condition = {"hashed_user_id": {"_in": [hash_user(person) for person in people]}}
@@ -91,7 +80,7 @@ async def _nothing_parked(server: Server) -> None:
 
 async def _all_stored(server: Server, directus: Prepared, people: Sequence[str], messages: int) -> None:
     """Waits until nothing is left to deliver: then these messages are there, in order, and none was given up."""
-    await _all_settled(server)
+    await settled(server, 60)
     assert await _in_order(directus, people) == messages
     await _nothing_parked(server)
 
@@ -135,7 +124,7 @@ async def test_f26_a_slow_directus_holds_up_no_draft_and_parks_nothing(
                 assert (await devices[0].ask("draft_update", base))["type"] == "draft_updated"
         await until(lambda: slow.happened >= 4, 60)
         front.clear()
-        await _all_settled(server)
+        await settled(server, 60)
         assert front.most_at_once <= 16
         assert await _in_order(directus, people) == 48
         await _nothing_parked(server)
@@ -154,7 +143,7 @@ async def test_f27_under_pressure_directus_is_left_alone(
         assert 3 <= busy.happened <= 40, "of 60 messages and a look every second"
         await _nothing_parked(server)
         front.clear()
-        await _all_settled(server)
+        await settled(server, 60)
         assert await _in_order(directus, people) == 66
 
 
@@ -168,7 +157,7 @@ async def test_f27_a_rate_limit_is_kept_to(start_prepared: StartPrepared, serve_
     async with DirectusFront(own.server.url) as front, serve_on(own, front.url, _LOOK) as server:
         async with _crowd(server, people[:1]) as devices:
             await _say(devices[0], "one", *range(40))
-            await _all_settled(server, 120)
+            await settled(server, 120)
         limited = "REQUESTS_EXCEEDED" in str(plugin_of(server).state()) or len(front.seen) > 15
         assert limited
         await asyncio.sleep(4)
@@ -236,7 +225,7 @@ async def test_f29_f51_what_is_too_large_for_directus_is_parked_alone(
         await asyncio.gather(*(_say(device, "one", *range(5), text="y" * 4000) for device in devices))
         [victim] = await large
         assert (await devices[0].event("message_update", lambda each: each["messageId"] == victim))["status"] == "error"
-        await _all_settled(server)
+        await settled(server, 60)
         assert await _in_order(own, people) == 40
         assert len(await server.context.parts.cache.outbox.parked("persistence")) == 1
 
@@ -250,7 +239,7 @@ async def test_limits_of_directus_on_rows_and_reads_are_kept_to(
     person = somebody()
     async with serve_on(own, options=_LOOK) as server, _crowd(server, [person]) as [device]:
         await asyncio.gather(*(_say(device, f"c{number}", 0) for number in range(80)))
-        await _all_settled(server)
+        await settled(server, 60)
         await server.context.parts.cache.chats.drop(UserHash(device.user), None)
         async with Device(server.url, person, wait=60) as fresh:
             frames = await fresh.sync()
@@ -278,7 +267,7 @@ async def test_f31_a_directus_restored_from_a_backup_gets_back_what_devices_hold
         await own.server.start()
         await _say(device, "new", 0)
         await device.ask("draft_update", {"chatId": "new", "content": doc("a draft"), "basedOnVersion": 0})
-        await _all_settled(server)
+        await settled(server, 60)
         assert len(await own.rows("chats", person)) == 2
         await own.server.stop()
         shutil.copy(tmp_path / "backup.db", own.server.database)
@@ -301,7 +290,7 @@ async def test_f31_a_directus_restored_from_a_backup_gets_back_what_devices_hold
         text = {"content": doc("a draft"), "state": "edited", "version": 1, "op": None}
         answer = await device.ask("chat_restore", {"chatId": "new", "draft": text, "messagesVersion": 2})
         assert answer["type"] == "chat_restored", answer
-        await _all_settled(server)
+        await settled(server, 60)
         rows = {row["id"]: row for row in await own.rows("chats", person)}
         assert rows[key_of(person, "new")]["version"] == 1
 
@@ -339,7 +328,7 @@ async def test_f34_directus_own_cache_makes_nothing_stale(start_prepared: StartP
     async with serve_on(own, options=_LOOK) as server, _crowd(server, [person]) as [device]:
         for number in range(5):
             await _say(device, "one", number)
-            await _all_settled(server)
+            await settled(server, 60)
             await server.context.parts.cache.chats.drop(UserHash(device.user), None)
             frames = await device.sync()
             [messages] = [chat["messages"] for frame in frames for chat in frame["chats"] if chat.get("messages")][:1]

@@ -39,7 +39,7 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]], s
             await asyncio.sleep(0.01)
 
 
-async def settled(server: Server) -> None:
+async def settled(server: Server, seconds: float = 15.0) -> None:
     """Returns when the outbox has delivered everything that is due now or later."""
     outbox = server.context.parts.cache.outbox
 
@@ -48,7 +48,7 @@ async def settled(server: Server) -> None:
         return not await _due(server) and not any(position.pending for position in (await outbox.positions()).values())
 
     await outbox.hurry()
-    await until(empty)
+    await until(empty, seconds)
 
 
 async def fields_of_person(chats: Chats, user: UserHash) -> list[Any]:
