@@ -18,6 +18,7 @@ from sidecar.operations.bootstrapping import bootstrap
 from sidecar.operations.lines import OperationRefused
 from sidecar.server.running import serving
 from tests.conftest import configure
+from tests.integration.world import until
 from tests.services.redis_server import RedisServer
 
 
@@ -105,7 +106,11 @@ async def test_two_at_once_come_one_after_the_other(tmp_path: Path, redis_server
 async def test_one_that_is_under_way_is_waited_for_and_then_named(tmp_path: Path, redis_server: RedisServer) -> None:
     config = configure(tmp_path, cache=shared(redis_server), plugins=[making(tmp_path / "made", seconds=1.0)])
     first = asyncio.create_task(bootstrap(config, dry_run=False))
-    await asyncio.sleep(0.3)
+
+    async def under_way() -> bool:
+        return bool(await redis_server.cli("KEYS", "*lease:bootstrap"))
+
+    await until(under_way)
     with pytest.raises(OperationRefused, match="under way"):
         await bootstrap(config, dry_run=False, patience=0.2)
     [made] = await first
