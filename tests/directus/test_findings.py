@@ -38,23 +38,29 @@ PUBLIC = "abf8a154-5b1c-4a46-ac9c-7300570f4f17"
 async def sound(tmp_path_factory: pytest.TempPathFactory, _directus_installed: None) -> AsyncIterator[DirectusServer]:
     """A Directus in which everything is as it should be; a test that breaks something mends it again."""
     async with DirectusServer(tmp_path_factory.mktemp("sound")) as server:
-        options = DirectusOptions.model_validate({"url": server.url, "token": SERVICE_TOKEN})
-        needed = Needed(collections(NAMES), relations(NAMES), [*permissions(NAMES), *READ_PEOPLE])
-        await bootstrap(options, needed, dry_run=False, environment=ADMIN)
+        await in_order(server)
         yield server
+
+
+async def in_order(server: DirectusServer) -> None:
+    """All that both plugins need is there, and nothing to be found."""
+    options = DirectusOptions.model_validate({"url": server.url, "token": SERVICE_TOKEN})
+    needed = Needed(collections(NAMES), relations(NAMES), [*permissions(NAMES), *READ_PEOPLE])
+    await bootstrap(options, needed, dry_run=False, environment=ADMIN)
 
 
 async def found(
     server: DirectusServer,
     *,
+    url: str | None = None,
     token: str | None = SERVICE_TOKEN,
     names: Names = NAMES,
     admin: bool = True,
     secret: str | None = None,
     roles: Sequence[str] = (),
 ) -> Mapping[str, Finding]:
-    """All that both plugins find, by code."""
-    options = SignIn.Options.model_validate({"url": server.url, **({"token": token} if token else {})})
+    """All that both plugins find, by code. `url`: of what stands before it."""
+    options = SignIn.Options.model_validate({"url": url or server.url, **({"token": token} if token else {})})
     every: list[Finding] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("TOKEN", "EMAIL", "PASSWORD"):
@@ -259,9 +265,7 @@ async def test_settings_of_a_directus_that_stand_in_the_way(start_directus: Star
         FAKETIME="+10m",
         DONT_FAKE_MONOTONIC="1",
     )
-    options = DirectusOptions.model_validate({"url": server.url, "token": SERVICE_TOKEN})
-    needed = Needed(collections(NAMES), relations(NAMES), [*permissions(NAMES), *READ_PEOPLE])
-    await bootstrap(options, needed, dry_run=False, environment=ADMIN)
+    await in_order(server)
     result = await found(server)
     assert set(result) == {
         *("cache", "max-batch", "max-payload", "rate-limiter", "query-limit", "websockets", "public-url", "clock")
@@ -317,5 +321,8 @@ def test_what_a_licence_tells() -> None:
     assert list(licence_findings(licence)) == []
     [near] = licence_findings({**licence, "usage": {"collections": 24, "seats": 1}})
     assert (near.code, near.severity) == ("licence-limit", "note")
+    for more, expected in (({"addon": 5}, []), ({"addon": 1}, [near.code]), ({"overage": -1}, []), ({"limit": -1}, [])):
+        given = {"entitlements": {"collections": {"limit": 25, **more}}, "usage": {"collections": 24}}
+        assert [each.code for each in licence_findings({"status": "active", **given})] == expected
     [grace] = licence_findings({**licence, "status": "grace"})
     assert (grace.code, grace.severity) == ("licence", "warning")

@@ -35,13 +35,17 @@ class Fault:
 class DirectusFront:
     """`async with DirectusFront(server.url) as front`: passes calls and sockets on to Directus, until it is told otherwise."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str = HOST) -> None:
+        """`host`: the address of this machine that it listens on."""
         self.target = target
+        self.host = host
         self.seen: list[tuple[str, str]] = []
         """Method and path of every call that came."""
         self.tokens: set[str] = set()
         """What came as a token."""
         self.most_at_once = 0
+        self.broken: list[tuple[str, str]] = []
+        """Method and path of every call that Directus began and never answered."""
         self._at_once = 0
         self._faults: list[Fault] = []
         self._sockets: set[web.WebSocketResponse] = set()
@@ -51,7 +55,7 @@ class DirectusFront:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._reserved.number}"
+        return f"http://{self.host}:{self._reserved.number}"
 
     async def __aenter__(self) -> Self:
         self._reserved = ReservedPort()
@@ -60,7 +64,7 @@ class DirectusFront:
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._reserved.number, reuse_address=True).start()
+        await web.TCPSite(self._runner, self.host, self._reserved.number, reuse_address=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -149,18 +153,26 @@ class DirectusFront:
                 return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
             swallow |= fault.swallow
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
-        async with self._session.request(
-            request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
-        ) as answer:
-            content = await answer.read()
-            if swallow and request.transport is not None:
-                request.transport.abort()
-            kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
-            return web.Response(
-                status=answer.status,
-                body=content,
-                headers={name: value for name, value in answer.headers.items() if name.lower() in kept},
-            )
+        try:
+            async with self._session.request(
+                request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+                status, told = answer.status, answer.headers
+        except (aiohttp.ClientError, OSError) as error:
+            if not isinstance(error, aiohttp.ClientConnectorError):
+                self.broken.append((request.method, request.path))
+            if request.transport is not None:
+                request.transport.abort()  # as Directus' own connection ended
+            return web.Response(status=502)
+        if swallow and request.transport is not None:
+            request.transport.abort()
+        kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
+        return web.Response(
+            status=status,
+            body=content,
+            headers={name: value for name, value in told.items() if name.lower() in kept},
+        )
 
     async def _bridge(self, request: web.Request) -> web.StreamResponse:
         here = web.WebSocketResponse(max_msg_size=0)
