@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,7 +16,7 @@ from plugins.directus.account import POLICY_ID, READ_PEOPLE, USER_ID
 from plugins.directus.administration import administrator
 from plugins.directus.bootstrap import bootstrap
 from plugins.directus.client import DirectusClient
-from plugins.directus.findings import account_finding, info_findings, licence_findings, server_findings, way_findings
+from plugins.directus.findings import account_finding, server_findings
 from plugins.directus.options import DirectusOptions
 from plugins.directus.plan import Needed
 from plugins.directus.schema import Names, collections, permissions, relations
@@ -287,42 +286,3 @@ async def test_settings_of_a_directus_that_stand_in_the_way(start_directus: Star
     result = await found(server)
     assert set(result) == {"websockets"}
     assert "WEBSOCKETS_REST_AUTH=handshake" in result["websockets"].remedy
-    if (await server.ask("GET", "/server/info"))["version"].startswith("11."):
-        return  # which has no licence to be locked
-    # More collections than the licence allows, as after a downgrade: it is locked.
-    await server.stop()
-    with closing(sqlite3.connect(server.database)) as database, database:
-        for number in range(30):
-            database.execute(f"CREATE TABLE more_{number} (id INTEGER PRIMARY KEY)")
-            database.execute("INSERT INTO directus_collections (collection) VALUES (?)", (f"more_{number}",))
-    await server.start(WEBSOCKETS_REST_AUTH="handshake")
-    result = await found(server)
-    assert result["licence"].severity == "error"
-    assert "locked" in result["licence"].says
-
-
-def test_what_server_info_and_the_address_tell() -> None:
-    def codes(info: Mapping[str, Any]) -> list[str]:
-        return [each.code for each in info_findings({"websocket": {"rest": {"path": "/websocket"}}, **info})]
-
-    assert codes({"version": "11.17.2"}) == codes({"version": "12.4.0"}) == []
-    for version, severity in (("10.13.1", "error"), ("13.0.0", "warning"), ("", "warning"), (None, "warning")):
-        [finding] = info_findings({"websocket": {"rest": {"path": "/websocket"}}, "version": version})
-        assert (finding.code, finding.severity) == ("version", severity)
-    assert codes({"version": "12.4.0", "websocket": {"rest": {"path": "/ws"}}}) == ["websockets"]
-    assert [each.code for each in way_findings("http://directus.example.com")] == ["plain-http"]
-    for near in ("https://directus.example.com", "http://directus:8055", "http://127.0.0.1:8055", "http://[::1]:8055"):
-        assert list(way_findings(near)) == []
-
-
-def test_what_a_licence_tells() -> None:
-    limits = {"collections": {"limit": 25}, "seats": {"limit": 3}, "sso_enabled": {"default": False}}
-    licence = {"status": "active", "entitlements": limits, "usage": {"collections": 3, "seats": 1}}
-    assert list(licence_findings(licence)) == []
-    [near] = licence_findings({**licence, "usage": {"collections": 24, "seats": 1}})
-    assert (near.code, near.severity) == ("licence-limit", "note")
-    for more, expected in (({"addon": 5}, []), ({"addon": 1}, [near.code]), ({"overage": -1}, []), ({"limit": -1}, [])):
-        given = {"entitlements": {"collections": {"limit": 25, **more}}, "usage": {"collections": 24}}
-        assert [each.code for each in licence_findings({"status": "active", **given})] == expected
-    [grace] = licence_findings({**licence, "status": "grace"})
-    assert (grace.code, grace.severity) == ("licence", "warning")

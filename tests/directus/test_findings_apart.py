@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from plugins.directus.account import POLICY_ID
+from plugins.directus.findings import info_findings, licence_findings, way_findings
 from sidecar import StartRefused
 from tests.directus.conftest import SERVICE_TOKEN, signing_in
 from tests.directus.test_findings import found, in_order, sound
@@ -190,3 +191,30 @@ async def test_tokens_that_go_over_a_network_in_the_clear(sound: DirectusServer)
         result = await found(sound, url=front.url)
     assert {"plain-http"} == set(result) - {"public-url"}, "its PUBLIC_URL is of this machine alone"
     assert (result["plain-http"].severity, front.host in result["plain-http"].says) == ("warning", True)
+
+
+def test_what_server_info_and_the_address_tell() -> None:
+    def codes(info: Mapping[str, Any]) -> list[str]:
+        return [each.code for each in info_findings({"websocket": {"rest": {"path": "/websocket"}}, **info})]
+
+    assert codes({"version": "11.17.2"}) == codes({"version": "12.4.0"}) == []
+    for version, severity in (("10.13.1", "error"), ("13.0.0", "warning"), ("", "warning"), (None, "warning")):
+        [finding] = info_findings({"websocket": {"rest": {"path": "/websocket"}}, "version": version})
+        assert (finding.code, finding.severity) == ("version", severity)
+    assert codes({"version": "12.4.0", "websocket": {"rest": {"path": "/ws"}}}) == ["websockets"]
+    assert [each.code for each in way_findings("http://directus.example.com")] == ["plain-http"]
+    for near in ("https://directus.example.com", "http://directus:8055", "http://127.0.0.1:8055", "http://[::1]:8055"):
+        assert list(way_findings(near)) == []
+
+
+def test_what_a_licence_tells() -> None:
+    limits = {"collections": {"limit": 25}, "seats": {"limit": 3}, "sso_enabled": {"default": False}}
+    licence = {"status": "active", "entitlements": limits, "usage": {"collections": 3, "seats": 1}}
+    assert list(licence_findings(licence)) == []
+    [near] = licence_findings({**licence, "usage": {"collections": 24, "seats": 1}})
+    assert (near.code, near.severity) == ("licence-limit", "note")
+    for more, expected in (({"addon": 5}, []), ({"addon": 1}, [near.code]), ({"overage": -1}, []), ({"limit": -1}, [])):
+        given = {"entitlements": {"collections": {"limit": 25, **more}}, "usage": {"collections": 24}}
+        assert [each.code for each in licence_findings({"status": "active", **given})] == expected
+    [grace] = licence_findings({**licence, "status": "grace"})
+    assert (grace.code, grace.severity) == ("licence", "warning")
