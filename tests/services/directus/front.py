@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -46,6 +47,8 @@ class DirectusFront:
         self.most_at_once = 0
         self.broken: list[tuple[str, str]] = []
         """Method and path of every call that Directus began and never answered."""
+        self.answered: Counter[int] = Counter()
+        """How often Directus itself answered with this status."""
         self._at_once = 0
         self._faults: list[Fault] = []
         self._sockets: set[web.WebSocketResponse] = set()
@@ -165,6 +168,7 @@ class DirectusFront:
             if request.transport is not None:
                 request.transport.abort()  # as Directus' own connection ended
             return web.Response(status=502)
+        self.answered[status] += 1
         if swallow and request.transport is not None:
             request.transport.abort()
         kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
