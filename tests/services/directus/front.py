@@ -44,6 +44,8 @@ class DirectusFront:
         """Method and path of every call that came."""
         self.tokens: set[str] = set()
         """What came as a token."""
+        self.headers: set[str] = set()
+        """The names of all headers that came, in lower case."""
         self.most_at_once = 0
         self.broken: list[tuple[str, str]] = []
         """Method and path of every call that Directus began and never answered."""
@@ -144,6 +146,7 @@ class DirectusFront:
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.path))
         self.tokens.add(request.headers.get("Authorization", ""))
+        self.headers.update(name.lower() for name in request.headers)
         body = await request.read()
         swallow = False
         for fault in list(self._faults):
