@@ -96,7 +96,8 @@ def _spellings(port: int) -> list[str]:
         *("0", "0.0.0.0", "localhost", "LOCALHOST", "localhost.", "[::1]", "[::]", "[0:0:0:0:0:0:0:1]"),
         *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "127.0.0.1.nip.io"),
         *("169.254.169.254", "2852039166", "0xa9fea9fe", "[::ffff:a9fe:a9fe]", "[fd00:ec2::254]", "metadata.google.internal"),
-        *("①②⑦.⓪.⓪.①", "127。0。0。1", "user@127.0.0.1", "127.0.0.1#@example.com", "127.0.0.1%2f@example.com", "0.0.0.0.nip.io", "127.127.127.127", "localtest.me", "[::ffff:0:127.0.0.1]"),
+        *("①②⑦.⓪.⓪.①", "127。0。0。1", "user@127.0.0.1", "127.0.0.1#@example.com", "127.0.0.1%2f@example.com"),
+        *("0.0.0.0.nip.io", "127.127.127.127", "localtest.me", "[::ffff:0:127.0.0.1]"),
     ]  # fmt: skip
     urls = [f"http://{host}:{port}/" for host in hosts]
     paths = [
