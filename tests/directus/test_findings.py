@@ -272,7 +272,8 @@ async def test_settings_of_a_directus_that_stand_in_the_way(start_directus: Star
     assert (result["clock"].severity, result["query-limit"].severity) == ("error", "error")
     assert "600 s ahead of" in result["clock"].says or "s ahead of" in result["clock"].says
     await server.restart(
-        CACHE_ENABLED="false",
+        CACHE_AUTO_PURGE="true",
+        CACHE_AUTO_PURGE_IGNORE_LIST=f"{NAMES.chats},{NAMES.messages},{NAMES.devices}",
         MAX_BATCH_MUTATION="200",
         MAX_PAYLOAD_SIZE="1mb",
         RATE_LIMITER_POINTS="200",

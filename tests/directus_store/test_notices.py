@@ -23,7 +23,7 @@ from tests.services.directus.front import DirectusFront
 _SECRET = "a secret of the Flow and the sidecar"
 
 
-async def _notice(
+async def notice(
     server: Server,
     body: dict[str, Any] | bytes,
     *,
@@ -56,30 +56,30 @@ async def test_t42_a_signed_notice_is_taken_once_and_every_other_changes_nothing
         body = {"event": "items.update", "collection": directus.names.chats, "keys": [key]}
         full = device.full("one")
         assert await cached(server, full) is not None
-        assert await _notice(server, body, secret="another") == 401
-        assert await _notice(server, body, sent=time.time() - 301) == 401
-        assert await _notice(server, body, sent=time.time() + 400) == 401
-        assert await _notice(server, body, headers={"X-Sidecar-Signature": ""}) == 401
-        assert await _notice(server, body, headers={"X-Sidecar-Time": "yesterday"}) == 401
+        assert await notice(server, body, secret="another") == 401
+        assert await notice(server, body, sent=time.time() - 301) == 401
+        assert await notice(server, body, sent=time.time() + 400) == 401
+        assert await notice(server, body, headers={"X-Sidecar-Signature": ""}) == 401
+        assert await notice(server, body, headers={"X-Sidecar-Time": "yesterday"}) == 401
         assert await cached(server, full) is not None
         for wrong in (b"[]", b"no json", {"event": "items.update"}, {**body, "event": "users.login"}):
-            assert await _notice(server, wrong) == 400
-        assert await _notice(server, b"x" * 70_000) == 413
+            assert await notice(server, wrong) == 400
+        assert await notice(server, b"x" * 70_000) == 413
         assert await cached(server, full) is not None
         at = time.time()
         # Deleted while the sidecar looks for edits alone: only the notice can tell of it.
         await directus.delete("chats", key)
         gone = {"event": f"{directus.names.chats}.items.delete", "collection": directus.names.chats, "key": key}
-        assert await _notice(server, gone, sent=at) == 204
+        assert await notice(server, gone, sent=at) == 204
         assert (await device.event("chat_deleted"))["chatId"] == full
-        assert await _notice(server, gone, sent=at) == 401, "a replay"
-        assert await _notice(server, {**gone, "key": "nobody's"}) == 204
+        assert await notice(server, gone, sent=at) == 401, "a replay"
+        assert await notice(server, {**gone, "key": "nobody's"}) == 204
 
 
 async def test_t42_without_a_secret_no_notice_is_taken(directus: Prepared, serve_on: ServeOn) -> None:
     body = {"event": "items.update", "collection": directus.names.chats, "key": "x"}
     async with serve_on(directus) as server:
-        assert await _notice(server, body, secret="") == 401
+        assert await notice(server, body, secret="") == 401
         async with aiohttp.ClientSession() as session:
             for slot in ("cache", "nothing"):
                 async with session.post(f"{server.url}/v1/hooks/{slot}", data=b"{}") as response:
@@ -153,8 +153,8 @@ async def test_t41_no_notice_leads_anywhere_but_to_the_rows_of_the_directus_that
                             "collection": directus.names.chats,
                             "keys": [each, f"{device.user}_{each}"],
                         }
-                        assert await _notice(server, key) == 204, each
-                        assert await _notice(
+                        assert await notice(server, key) == 204, each
+                        assert await notice(
                             server, {"event": event, "collection": each, "key": key_of(person, "one")}
                         ) in (204, 400)
                 await until(lambda: plugin_of(server).state()["notices"] == 4 * len(spelled))
@@ -229,4 +229,4 @@ async def test_t26_no_request_is_taken_out_of_anothers_body(directus: Prepared, 
             assert answers.count(b"HTTP/1.1 ") <= 1, (name, answers)
             assert b" 204" not in answers, (name, answers)
             assert plugin_of(server).state()["notices"] == 0, name
-        assert await _notice(server, body) == 204, "by itself it is taken"
+        assert await notice(server, body) == 204, "by itself it is taken"

@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.ids import UserHash, hash_user
 from tests.device import Device, doc
+from tests.directus.people import human
 from tests.directus_store.conftest import ServeOn, StartPrepared
 from tests.directus_store.crowd import LOOK, all_stored, crowd, in_order, nothing_parked, say, tells
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
@@ -161,17 +162,34 @@ async def test_f32_a_token_that_is_rotated_is_read_again_from_its_file(
 
 @pytest.mark.timeout(180)
 async def test_f34_directus_own_cache_makes_nothing_stale(start_prepared: StartPrepared, serve_on: ServeOn) -> None:
-    """F34: its data cache is on and is not purged; what is read here is what is there."""
+    """F34: its data cache is on and not purged: whoever asks by its API is told what was; what is read here is what is there."""
     own = await start_prepared(CACHE_ENABLED="true", CACHE_STORE="memory", CACHE_AUTO_PURGE="false", CACHE_TTL="30m")
-    person = somebody()
-    async with serve_on(own, options=LOOK) as server, crowd(server, [person]) as [device]:
-        for number in range(5):
-            await say(device, "one", number)
-            await settled(server, 60)
-            await server.context.parts.cache.chats.drop(UserHash(device.user), None)
-            frames = await device.sync()
-            [messages] = [chat["messages"] for frame in frames for chat in frame["chats"] if chat.get("messages")][:1]
-            assert len(messages) == number + 1
+    anna = await human(own.server)
+    auth = {"use": "directus", "options": {"url": own.server.url, "token": own.token}}
+    stale = f"/items/{own.names.messages}?limit=-1&fields=id"
+    async with serve_on(own, options=LOOK, auth=auth) as server:
+        token = await anna.session_token()
+        async with Device(server.url, token=token, wait=60) as device:
+            for number in range(5):
+                await say(device, "one", number)
+                await settled(server, 60)
+                await server.context.parts.cache.chats.drop(UserHash(device.user), None)
+                frames = await device.sync()
+                [messages] = [chat["messages"] for frame in frames for chat in frame["chats"] if chat.get("messages")][
+                    :1
+                ]
+                assert len(messages) == number + 1
+                assert len(await own.server.ask("GET", stale)) == 1, "that it is stale is seen here"
+        await anna.log_out(token)
+        await asyncio.sleep(2.1)  # for so long the answer is kept, for the tabs of one browser
+        device = await Device(server.url, token=token).connect()
+        assert (await device.sign_in())["payload"]["code"] == "unauthenticated", "nor is it let in what is out"
+        await device.close()
+        token = await anna.session_token()
+        await anna.change(status="suspended")
+        device = await Device(server.url, token=token).connect()
+        assert (await device.sign_in())["payload"]["code"] == "unauthenticated"
+        await device.close()
 
 
 async def test_two_service_users_may_share_a_directus(directus: Prepared, serve_on: ServeOn) -> None:
