@@ -20,6 +20,7 @@ from tests.directus.conftest import make_account
 from tests.directus.people import Human, human
 from tests.directus.test_sign_in import alive, hears, look_now, plugin, refused, section
 from tests.integration.test_opening import FRAMES
+from tests.integration.world import until
 from tests.services.directus.front import DirectusFront
 from tests.services.directus.server import DirectusServer
 from tests.services.fixtures import StartDirectus
@@ -46,18 +47,19 @@ async def test_s3_s5_while_directus_takes_its_time_over_a_token_nothing_is_serve
     """S3, S5, T13: no frame with data before; whoever is in goes on; and what was sent too early is refused, not lost in silence."""
     anna, bert = await human(directus), await human(directus)
     tokens = [await anna.session_token(), await bert.session_token()]
-    async with serve(auth=section(directus, url=front.url)) as server:
+    async with serve(auth=section(directus, url=front.url, timeout="9s")) as server:
         inside = await Device(server.url, token=tokens[1]).open()
-        slow = front.delay(3.0, of=lambda _, path: path == "/policies/me/globals")
+        slow = front.hold(of=lambda _, path: path == "/policies/me/globals")
+        assert slow.held is not None
         coming = await Device(server.url, token=tokens[0]).connect()
         auth = await coming.send("auth", {"token": tokens[0], "protocol": 1})
         early = await coming.send("draft_update", FRAMES["draft_update"])
+        await until(lambda: slow.happened == 1)
         for _ in range(20):
-            async with asyncio.timeout(2):
-                await alive(inside)
-            await asyncio.sleep(0.05)
+            await alive(inside)
         assert coming.events == []
         assert all(coming._answers[each].empty() for each in (auth, early)), "not a word before Directus' own"
+        slow.held.set()
         ready = await coming.answer(auth)
         assert (ready["type"], slow.happened) == ("ready", 1)
         answer = await coming.answer(early)

@@ -30,6 +30,8 @@ class Fault:
     swallow: bool = False
     """Directus carries it out, and the answer is lost with the connection."""
     delay: float = 0.0
+    held: asyncio.Event | None = None
+    """Until it is set."""
     happened: int = 0
 
 
@@ -109,6 +111,10 @@ class DirectusFront:
         """Each takes so much longer."""
         return self._add(Fault(times, of, delay=seconds))
 
+    def hold(self, times: int = 10**9, *, of: Which = lambda _method, _path: True) -> Fault:
+        """They wait for `fault.held.set()`."""
+        return self._add(Fault(times, of, held=asyncio.Event()))
+
     def _add(self, fault: Fault) -> Fault:
         self._faults.append(fault)
         return fault
@@ -155,6 +161,8 @@ class DirectusFront:
             fault.times -= 1
             fault.happened += 1
             await asyncio.sleep(fault.delay)
+            if fault.held is not None:
+                await fault.held.wait()
             if fault.status:
                 return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
             swallow |= fault.swallow
