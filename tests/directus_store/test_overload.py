@@ -79,7 +79,7 @@ async def test_f27_a_rate_limit_is_kept_to(start_prepared: StartPrepared, serve_
         await nothing_parked(server)
 
 
-@pytest.mark.timeout(600 if FULL else 180)
+@pytest.mark.timeout(3600 if FULL else 180)
 async def test_f28_answers_lost_after_the_write_make_no_row_twice(
     directus: Prepared, serve_on: ServeOn, front: DirectusFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
