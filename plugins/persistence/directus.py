@@ -1,8 +1,9 @@
 """`persistence.directus`: chats, messages and devices in three collections of a Directus, sealed values only.
 
-It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store` (reads),
-`directus_writes` and `directus_merge` (what a write does to rows), `directus_changes` (what others do to them), `directus_link`
-(the way there, looked at before it is used), `directus_rows` (rows and records); `plugins.directus` is what all plugins of Directus share.
+It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store`,
+`directus_messages` and `directus_reads` (reads), `directus_writes` and `directus_merge` (what a write does to rows), `directus_changes`
+and `directus_looks` (what others do to them), `directus_link` (the way there, looked at before it is used), `directus_rows` (rows and
+records); `plugins.directus` is what all plugins of Directus share.
 """
 
 from __future__ import annotations
