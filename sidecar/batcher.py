@@ -12,6 +12,10 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
+_SEVERAL = 8
+"""From so many on a batch is one of several."""
+
+
 class Batcher(Generic[Q, A]):
     """Turns single calls into batches: an author writes single calls, the wire sees batches.
 
@@ -23,12 +27,21 @@ class Batcher(Generic[Q, A]):
     course and its answer is dropped. Neither touches the other callers. Belongs to one event loop.
     """
 
-    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], *, most: int = 100) -> None:
+    def __init__(
+        self,
+        send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
+        *,
+        most: int = 100,
+        linger: float = 0.0,
+    ) -> None:
         """`send` gets 1 to `most` questions, oldest first, and returns as many answers in the same order.
 
         An answer that is an exception is raised for that caller alone; one that `send` raises is raised for every
         caller of that batch. A different number of answers is a `RuntimeError` for all of them, since nobody could
         say whose they are.
+
+        `linger`: where the last batch was of several, the next one waits up to so many seconds until as many have
+        gathered again. For a peer to which a batch costs hardly more than a call.
         """
         if most < 1:
             raise ValueError(f"a batch has room for at least one question, not {most}")
@@ -37,6 +50,9 @@ class Batcher(Generic[Q, A]):
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._under_way = 0
+        self._linger = linger
+        self._enough: tuple[int, asyncio.Future[None]] | None = None
+        """So many are waited for."""
 
     @property
     def unanswered(self) -> int:
@@ -51,6 +67,8 @@ class Batcher(Generic[Q, A]):
         """The answer to this question, to be awaited at once: as a call, for a caller that wraps it in a coroutine of its own."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
+        if self._enough is not None and len(self._waiting) >= self._enough[0] and not self._enough[1].done():
+            self._enough[1].set_result(None)
         if self._task is None:
             self._start()
         return answer
@@ -87,6 +105,20 @@ class Batcher(Generic[Q, A]):
                 self._under_way = 0
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
+            if self._linger and len(batch) >= _SEVERAL:
+                await self._gather(len(batch))
+
+    async def _gather(self, count: int) -> None:
+        if len(self._waiting) >= count:
+            return
+        self._enough = count, asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(self._linger):
+                await self._enough[1]
+        except TimeoutError:
+            pass
+        finally:
+            self._enough = None
 
     def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
         batch: list[tuple[Q, asyncio.Future[A]]] = []

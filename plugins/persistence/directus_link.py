@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from plugins.directus.client import DirectusClient, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.directus.schema import ACTIONS, Names, collections
 from sidecar import StartRefused, Unavailable
+
+T = TypeVar("T")
 
 PART = "persistence"
 MOST_ROWS = 100
@@ -45,6 +47,9 @@ class Link:
         self.limited = False
         """Whether a read, or a deletion by query, may stop in the middle (`QUERY_LIMIT_MAX`)."""
         self.websockets = True
+        """Whether Directus has any."""
+        self.graphql: str | None = None
+        """The path of its GraphQL WebSocket; None where there is none that can be used."""
         self.look_seconds = _LOOK_SECONDS
         """Between two looks at what can be used."""
         self._barred: str | None = "Directus was not reached yet"
@@ -187,7 +192,9 @@ class Link:
         most = limits.get("max") if isinstance(limits, dict) else None
         self.limited = isinstance(most, int) and most > 0
         self.most_read = min(_MOST_READ, most) if isinstance(most, int) and most > 0 else _MOST_READ
-        self.websockets = bool(told.get("websocket")) if isinstance(told, dict) else False
+        sockets = told.get("websocket") if isinstance(told, dict) else None
+        self.websockets = bool(sockets)
+        self.graphql = _graphql_of(sockets)
         me = await self.client.call("GET", "/users/me", query={"fields": "id"})
         if not isinstance(me, dict) or not isinstance(me.get("id"), str):
             raise StartRefused(PART, "the token is no user's: use the static token of a service user of its own")
@@ -229,6 +236,23 @@ class Link:
             PART,
             f"{collection} lacks {', '.join(missing) or 'some field'}: run sidecar bootstrap, which adds what is missing",
         )
+
+
+async def in_time(deadline: float, answer: Awaitable[T]) -> T:
+    """The answer to a write, its wait included, within so many seconds: below a hook's own timeout, which would count as a try."""
+    try:
+        async with asyncio.timeout(deadline):
+            return await answer
+    except TimeoutError:
+        raise Unavailable(PART, "Directus is too slow for what waits to be written") from None
+
+
+def _graphql_of(sockets: object) -> str | None:
+    graphql = sockets.get("graphql") if isinstance(sockets, dict) else None
+    if not isinstance(graphql, dict) or graphql.get("authentication") == "strict":
+        return None
+    path = graphql.get("path")
+    return path if isinstance(path, str) and path.startswith("/") else None
 
 
 def _count(row: Mapping[str, Any]) -> int:

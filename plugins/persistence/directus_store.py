@@ -6,23 +6,24 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from plugins.directus.client import AnswerTooLarge
+from plugins.persistence.cells import count_of as count_of_cell
 from plugins.persistence.damage import Damage
 from plugins.persistence.directus_changes import Changes
-from plugins.persistence.directus_link import Link, count_of
+from plugins.persistence.directus_link import Link
+from plugins.persistence.directus_messages import Messages
+from plugins.persistence.directus_reads import all_of, rows_behind, rows_of
+from plugins.persistence.directus_removals import Removals
+from plugins.persistence.directus_rewrites import Devices, reseal
 from plugins.persistence.directus_rows import (
     CHAT_FIELDS,
     DEVICE_FIELDS,
-    MESSAGE_FIELDS,
     Row,
     chat_key,
     chat_of,
     device_of,
-    message_key,
-    message_of,
+    read_time,
     written,
 )
-from plugins.persistence.directus_writes import Writes
 from sidecar import (
     Batcher,
     ChatId,
@@ -34,34 +35,30 @@ from sidecar import (
     MessageInDB,
     Page,
     Store,
-    Unavailable,
     UserHash,
 )
 
-_NEWEST_FIRST = ["-sequence", "-id"]
 _KEYS = 250
 """Rows that are read by one call."""
 _KEYS_AT_ONCE = 20_000
 """Keys that are read by one call, two or three megabytes."""
-_AT_ONCE = 20
-"""Chats whose newest messages are read by one call."""
-
-Newest = tuple[Sequence[Row], int]
-"""The newest messages of a chat, and how many it has."""
+_FIELDS = (*CHAT_FIELDS, "ahead")
+_NEVER = "1970-01-01T00:00:00.000Z"
+"""The time with which a row without one is read."""
 
 
 class DirectusStore(Store):
     """The store behind an open link."""
 
-    def __init__(self, link: Link, writes: Writes, changes: Changes, damage: Damage) -> None:
+    def __init__(self, link: Link, devices: Devices, removals: Removals, changes: Changes, damage: Damage) -> None:
         self._link = link
-        self._writes = writes
+        self._devices = devices
+        self._removals = removals
         self._changes = changes
         self._damage = damage
         self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
-        self._found: Batcher[str, Row | None] = Batcher(self._read_messages, most=_KEYS)
         self._of_people: Batcher[UserHash, Sequence[DeviceInDB]] = Batcher(self._read_devices, most=_KEYS)
-        self._newest: Batcher[tuple[str, int], Newest] = Batcher(self._read_newest, most=_AT_ONCE)
+        self._messages = Messages(link, damage)
 
     # -- chats ---------------------------------------------------------------------------------------------------------
 
@@ -69,7 +66,7 @@ class DirectusStore(Store):
         if not ids:
             await self._link.prove()
         answers = [self._chats.ask(chat_key(user, chat_id)) for chat_id in dict.fromkeys(ids)]
-        found = [chat_of(row, self._damage) for row in await _all(answers) if row is not None]
+        found = [chat_of(row, self._damage) for row in await all_of(answers) if row is not None]
         return {chat.id: chat for chat in found if chat is not None}
 
     async def chats(self, user: UserHash, before: tuple[datetime, ChatId] | None, limit: int) -> Page[ChatInDB]:
@@ -80,170 +77,53 @@ class DirectusStore(Store):
         rows: list[Row] = []
         if before is None or written(before[0]) != _NEVER:
             place = (None, "") if before is None else (written(before[0]), chat_key(user, before[1]))
-            rows = await self._behind(name, mine, "updated_at", ["-updated_at", "-id"], place, wanted)
+            rows = await rows_behind(self._link, name, _FIELDS, mine, "updated_at", place, wanted)
         dated = len(rows)
         if dated < wanted and (before is not None or dated < total):
             # Those that a hand left without a time: what they are read with is older than everything.
             last = chat_key(user, before[1]) if before is not None and written(before[0]) == _NEVER else ""
             undated = await self._link.every(
-                name, filter={"_and": [mine, {"updated_at": {"_null": True}}]}, sort=["-id"], fields=list(CHAT_FIELDS)
+                name, filter={"_and": [mine, {"updated_at": {"_null": True}}]}, sort=["-id"], fields=list(_FIELDS)
             )
             rows += [row for row in undated if not last or str(row.get("id")) < last]
-        found = [chat_of(row, self._damage) for row in rows[:limit]]
+        # In the order of the rows, whatever their messages say: the next page goes on from the last row.
+        found = [chat_of(row, self._damage) for row in await self._told_by_messages(rows[:limit], order=False)]
         return Page([chat for chat in found if chat is not None], len(rows) > limit, total)
 
-    async def _behind(
-        self,
-        name: str,
-        mine: Mapping[str, Any],
-        field: str,
-        sort: Sequence[str],
-        place: tuple[str | int | None, str],
-        wanted: int,
-    ) -> list[Row]:
-        """So many rows that follow the place (value of the field, key) in this order, newest first.
-
-        Directus compares no strings, so the rows that share the place's value are read and passed over, up to the place.
-        """
-        value, key = place
-        fields = list(CHAT_FIELDS if field == "updated_at" else MESSAGE_FIELDS)
-        bound = {"_nnull": True} if value is None else {"_lte": value}
-        condition = {"_and": [mine, {field: bound}]}
-        passed: list[Row] = []
-        rows: list[Row] = []
-        offset = 0
-        while len(rows) + (len(_after(passed, key)) if value is not None else 0) < wanted:
-            step = min(wanted + len(passed), self._link.most_read)
-            page = await self._link.search(
-                name, filter=condition, sort=list(sort), fields=fields, limit=step, offset=offset
-            )
-            offset += len(page)
-            if value is None:
-                rows += page
-            else:
-                shared = [row for row in page if _same(row.get(field), value)]
-                passed += shared
-                rows += page[len(shared) :]
-            if len(page) < step:
-                break
-        return ([*_after(passed, key), *rows] if value is not None else rows)[:wanted]
-
     async def _read_chats(self, keys: Sequence[str]) -> Sequence[Row | Exception | None]:
-        return await self._by_key(self._link.names.chats, CHAT_FIELDS, keys)
+        rows = await rows_of(self._link, self._link.names.chats, _FIELDS, keys)
+        told = iter(await self._told_by_messages([row for row in rows if isinstance(row, Mapping)]))
+        return [next(told) if isinstance(row, Mapping) else row for row in rows]
 
-    async def _read_messages(self, keys: Sequence[str]) -> Sequence[Row | Exception | None]:
-        return await self._by_key(self._link.names.messages, MESSAGE_FIELDS, keys)
-
-    async def _by_key(self, name: str, fields: Sequence[str], keys: Sequence[str]) -> Sequence[Row | Exception | None]:
-        wanted = list(dict.fromkeys(keys))
-        if len(wanted) > self._link.most_read:
-            half = len(keys) // 2
-            return [*await self._by_key(name, fields, keys[:half]), *await self._by_key(name, fields, keys[half:])]
-        try:
-            rows = await self._link.search(
-                name, filter={"id": {"_in": wanted}}, fields=list(fields), limit=max(1, len(wanted))
+    async def _told_by_messages(self, rows: Sequence[Row], *, order: bool = True) -> Sequence[Row]:
+        """The rows, those that are marked with what their messages tell; without `order`, but for the time by which chats are sorted."""
+        marked = list(dict.fromkeys(str(row.get("id")) for row in rows if row.get("ahead") is not None))
+        told: dict[str, tuple[int, datetime | None]] = {}
+        for at in range(0, len(marked), self._link.most_read):
+            part = marked[at : at + self._link.most_read]
+            found = await self._link.search(
+                self._link.names.messages,
+                filter={"chat_id": {"_in": part}},
+                aggregate={"max": ["messages_version", "created_at"]},
+                groupBy=["chat_id"],
+                limit=len(part),
             )
-        except AnswerTooLarge as error:
-            if len(wanted) == 1:
-                return [error] * len(keys)
-            half = len(keys) // 2
-            return [
-                *await self._by_key(name, fields, keys[:half]),
-                *await self._by_key(name, fields, keys[half:]),
-            ]
-        found = {row.get("id"): row for row in rows}
-        return [found.get(key) for key in keys]
+            for each in found:
+                most = each.get("max")
+                if isinstance(most, Mapping):
+                    number = count_of_cell(most.get("messages_version")) or 0
+                    told[str(each.get("chat_id"))] = number, read_time(most.get("created_at"))
+        return [_as_told(row, *told[key], order=order) if (key := str(row.get("id"))) in told else row for row in rows]
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
     async def messages(
         self, user: UserHash, chat_id: ChatId, before: MessageId | None, limit: int
     ) -> Page[MessageInDB]:
-        limit = max(limit, 0)
-        rows: Sequence[Row]
-        mine = {"chat_id": {"_eq": chat_key(user, chat_id)}}
-        if before is None and limit < self._link.most_read:
-            rows, total = await self._newest.ask((chat_key(user, chat_id), limit + 1))
-        elif before is None:
-            total = await self._link.count(self._link.names.messages, mine)
-            rows = await self._older(mine, None, "", limit + 1)
-        else:
-            key = message_key(user, chat_id, before)
-            place = await self._found.ask(key)
-            total = await self._link.count(self._link.names.messages, mine)
-            if place is None:
-                return Page((), False, total)
-            rows = await self._older(mine, place, key, limit + 1)
-        return Page(self._of_chat(rows[:limit], user, chat_id), len(rows) > limit, total)
-
-    async def _older(self, mine: Mapping[str, Any], place: Row | None, key: str, wanted: int) -> Sequence[Row]:
-        """Behind this row; None: from the newest on."""
-        sequence = place.get("sequence") if place is not None else None
-        name = self._link.names.messages
-        rows: Sequence[Row] = []
-        last = ""
-        if place is None or isinstance(sequence, int):
-            rows = await self._behind(name, mine, "sequence", _NEWEST_FIRST, (sequence, key), wanted)
-        else:
-            last = key
-        if len(rows) < wanted:
-            placeless = await self._link.every(
-                name, filter={"_and": [mine, {"sequence": {"_null": True}}]}, sort=["-id"], fields=list(MESSAGE_FIELDS)
-            )
-            rows = [*rows, *(row for row in placeless if not last or str(row.get("id")) < last)]
-        return rows
-
-    async def _read_newest(self, questions: Sequence[tuple[str, int]]) -> Sequence[Newest | Exception]:
-        """One call for the messages of all these chats, and one that counts them."""
-        keys = list(dict.fromkeys(key for key, _ in questions))
-        most = max(wanted for _, wanted in questions)
-        if len(keys) > self._link.most_read:
-            half = len(questions) // 2
-            return [*await self._read_newest(questions[:half]), *await self._read_newest(questions[half:])]
-        names = self._link.names
-        condition = {"id": {"_in": keys}}
-        try:
-            rows = await self._link.search(
-                names.chats,
-                filter=condition,
-                fields=["id", *(f"messages.{name}" for name in MESSAGE_FIELDS)],
-                deep={"messages": {"_sort": _NEWEST_FIRST, "_limit": most}},
-                limit=len(keys),
-            )
-        except AnswerTooLarge as error:
-            if len(questions) == 1:
-                return [error]
-            half = len(questions) // 2
-            return [*await self._read_newest(questions[:half]), *await self._read_newest(questions[half:])]
-        counts = await self._link.search(
-            names.messages,
-            filter={"chat_id": condition["id"]},
-            aggregate={"count": "*"},
-            groupBy=["chat_id"],
-            limit=len(keys),
-        )
-        totals = {row.get("chat_id"): count_of(row) for row in counts}
-        found = {row.get("id"): row.get("messages") for row in rows}
-        answers: list[Newest | Exception] = []
-        for key, wanted in questions:
-            messages = found.get(key)
-            mine = [row for row in messages if isinstance(row, dict)] if isinstance(messages, list) else []
-            if not mine and totals.get(key):
-                # Never an empty list where there are rows.
-                answers.append(Unavailable("persistence", "Directus gives no messages of a chat that has some"))
-            else:
-                answers.append((mine[:wanted], totals.get(key, 0)))
-        return answers
-
-    def _of_chat(self, rows: Sequence[Row], user: UserHash, chat_id: ChatId) -> list[MessageInDB]:
-        found = [message_of(row, self._damage) for row in rows]
-        # A row that a hand moved from another chat opens nowhere.
-        return [each for each in found if each is not None and (each.hashed_user_id, each.chat_id) == (user, chat_id)]
+        return await self._messages.page(user, chat_id, before, max(limit, 0))
 
     async def find(self, user: UserHash, chat_id: ChatId, ids: Sequence[MessageId]) -> Mapping[MessageId, MessageInDB]:
-        answers = [self._found.ask(message_key(user, chat_id, each)) for each in dict.fromkeys(ids)]
-        rows = [row for row in await _all(answers) if row is not None]
-        return {message.id: message for message in self._of_chat(rows, user, chat_id)}
+        return await self._messages.find(user, chat_id, ids)
 
     # -- everything, devices, changes ----------------------------------------------------------------------------------
 
@@ -256,13 +136,13 @@ class DirectusStore(Store):
             keys = [str(row["id"]) for row in await self._link.every(name, filter=part, fields=["id"], sort=["id"])]
             keys = [key for key in dict.fromkeys(keys) if key.startswith(start)]  # LIKE may ignore case
             for at in range(0, len(keys), 100):
-                for row in await _all([self._chats.ask(key) for key in keys[at : at + 100]]):
+                for row in await all_of([self._chats.ask(key) for key in keys[at : at + 100]]):
                     chat = chat_of(row, self._damage) if row is not None else None
                     if chat is not None:
                         yield chat
 
     async def reseal(self, chat: ChatInDB, messages: Sequence[MessageInDB]) -> None:
-        await self._writes.reseal(chat, messages)
+        await reseal(self._link, chat, messages)
 
     async def devices(self, user: UserHash) -> Sequence[DeviceInDB]:
         return await self._of_people(user)
@@ -283,46 +163,26 @@ class DirectusStore(Store):
         return [found[user] for user in users]
 
     async def put_device(self, device: DeviceInDB) -> None:
-        await self._writes.put_device(device)
+        await self._devices.put(device)
 
     async def drop_device(self, user: UserHash, device: DeviceId) -> None:
-        await self._writes.drop_device(user, device)
+        await self._removals.drop_device(user, device)
 
     async def changed(self) -> AsyncIterator[Elsewhere]:
         async for change in self._changes.follow():
             yield change
 
-
-_NEVER = "1970-01-01T00:00:00.000Z"
-"""The time with which a row without one is read."""
-
-
-async def _all(answers: Sequence[Any]) -> Sequence[Row | None]:
-    """Awaits them all, so that none is left with an error that nobody took; raises the first."""
-    found: list[Row | None] = []
-    failure: BaseException | None = None
-    for answer in answers:
-        try:
-            found.append(await answer)
-        except Exception as error:  # noqa: BLE001  # raised below, once the others are heard
-            failure = failure or error
-    if failure is not None:
-        raise failure
-    return found
+    async def met(self) -> AsyncIterator[Elsewhere]:
+        async for change in self._changes.met():
+            yield change
 
 
-def _same(value: object, other: str | int) -> bool:
-    if isinstance(other, int):
-        return value == other
-    try:
-        return isinstance(value, str) and datetime.fromisoformat(value) == datetime.fromisoformat(other)
-    except ValueError:
-        return False
-
-
-def _after(rows: Sequence[Row], key: str) -> Sequence[Row]:
-    """Those behind the row of this key; where it is not among them any more, those whose key is lower."""
-    place = next((number for number, row in enumerate(rows) if row.get("id") == key), None)
-    if place is not None:
-        return rows[place + 1 :]
-    return [row for row in rows if str(row.get("id")) < key]
+def _as_told(row: Row, number: int, last: datetime | None, *, order: bool) -> Row:
+    """The row as its newest message would have made it."""
+    told: dict[str, Any] = dict(row)
+    told["messages_version"] = max(number, count_of_cell(row.get("messages_version")) or 0)
+    for name in ("last_message_timestamp", "updated_at") if order else ("last_message_timestamp",):
+        known = read_time(row.get(name))
+        if last is not None and (known is None or last > known):
+            told[name] = written(last)
+    return told
