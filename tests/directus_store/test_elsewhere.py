@@ -300,7 +300,7 @@ async def test_f33_where_graphql_is_not_served_the_other_websocket_reports(
     front.answer(404, "no", 10**6, of=lambda _, path: path == "/graphql")
     async with _listened(directus, serve_on, url=front.url) as (person, server, device):
         assert front.opened == ["/websocket"]
-        await _with_texts(server, device)
+        await with_texts(server, device)
         second = (await _say(device, "one", 2))[0]["message"]["id"]
         await settled(server)
         await directus.edit("chats", key_of(person, "one"), title=None)
@@ -320,7 +320,7 @@ async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
         serve_on(directus, options={"changes": "notices"}) as server,
         Device(server.url, person) as device,
     ):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await directus.edit("chats", key_of(person, "one"), title=None)
         await _say(device, "one", 2)
         told = (await device.event("chat_restored"))["chat"]
@@ -330,7 +330,7 @@ async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
 async def test_an_edit_is_told_once_however_often_is_looked(directus: Prepared, serve_on: ServeOn) -> None:
     """Each look reads some of the time before once more."""
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         changes = plugin_of(server)._changes
         before = changes.heard
         await directus.edit("chats", key_of(person, "one"), title=None)
