@@ -7,7 +7,7 @@ from typing import Any
 from sidecar.answers import Answer
 from sidecar.changes import Accepted, AddMessage, ChatInCache, Conflict
 from sidecar.chats import Found, begin, bury, client_change, commit, load, seek
-from sidecar.errors import KeyGone, WireError
+from sidecar.errors import KeyGone, Unavailable, WireError
 from sidecar.frames.client import MessageSend, MessageStop
 from sidecar.frames.envelope import ClientFrame
 from sidecar.ids import ChatId, KeyReference, MessageId, chat_id_of, message_id_of, resolve_chat_id
@@ -85,7 +85,10 @@ async def _in_store(parts: Parts, chat: ChatInCache | None, message_id: MessageI
     """The message, where only the store has it: the cache keeps no more than the newest."""
     if chat is None or not chat.older or any(message.id == message_id for message in chat.messages):
         return None
-    return (await parts.store.find(chat.user, chat.id, [message_id])).get(message_id)
+    try:
+        return (await parts.store.find(chat.user, chat.id, [message_id])).get(message_id)
+    except Unavailable:
+        return None  # hardly ever sent before: else nobody could send in a long chat until the store is back, which knows it again
 
 
 async def _accepted(

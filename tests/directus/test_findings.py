@@ -244,6 +244,7 @@ async def test_collections_of_another_making(sound: DirectusServer) -> None:
 # -- how it is set up --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(300)
 async def test_settings_of_a_directus_that_stand_in_the_way(start_directus: StartDirectus, faketime: str) -> None:
     """F34 too: its cache. All at once, for a start takes its time; and mended one by one by nothing but the remedies' own settings."""
     server = await start_directus(

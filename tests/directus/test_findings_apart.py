@@ -66,6 +66,7 @@ async def licensed(server: DirectusServer) -> bool:
     return not str((await server.ask("GET", "/server/info"))["version"]).startswith("11.")
 
 
+@pytest.mark.timeout(300)
 async def test_what_a_licence_says_of_itself(start_directus: StartDirectus) -> None:
     """Nearly full; over its limits in the month after an upgrade, and after it."""
     server = await start_in_order(start_directus)

@@ -10,6 +10,7 @@ from sidecar import ChatId, UserHash
 from tests.conftest import Serve
 from tests.device import doc
 from tests.integration.world import (
+    FAST,
     NEVER,
     chats_of,
     devices,
@@ -105,3 +106,27 @@ async def test_while_cache_and_store_are_both_gone_a_message_waits(serve: Serve)
             assert (answer["type"], answer["payload"]["code"]) == ("error", "unavailable")
         answer = await one.ask("message_send", message, "operation-of-m2")
         assert (answer["type"], answer["payload"]["message"]["sequence"]) == ("message_accepted", 2)
+
+
+async def test_s29_in_a_chat_of_which_the_store_has_more_messages_are_accepted_while_it_is_away(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """S29, F25, S28: a chat longer than what the cache keeps of it; what was sent long ago is one row if it comes again meanwhile."""
+    async with serve(limits=FAST) as server, devices(server, 1) as (one,):
+        for number in range(105):
+            await say(one, "c1", f"m{number}", doc(f"{number}"))
+        await settled(server)
+        with store_away(server) as refused:
+            sent = await say(one, "c1", "m105", doc("105"))
+            assert sent["message"]["status"] == "sent"
+            assert (await say(one, "c1", "m105", doc("105")))["message"]["id"] == sent["message"]["id"]
+            await say(one, "c1", "m0", doc("0"))
+            assert refused
+        await settled(server)
+        stored = rows(tmp_path, "SELECT client_message_id, sequence FROM messages ORDER BY sequence")
+        assert [row["client_message_id"] for row in stored] == [f"m{number}" for number in range(106)]
+        assert [row["sequence"] for row in stored] == list(range(1, 107))
+        await lose_cache(server, one)
+        page = (await one.ask("messages_request", {"chatId": "c1", "limit": 200}))["payload"]["messages"]
+        assert [message["content"] for message in page] == [doc(f"{number}") for number in range(106)]
+        assert {message["status"] for message in page} == {"delivered"}
