@@ -234,19 +234,31 @@ async def test_f33_many_messages_deleted_in_one_go_are_all_told(directus: Prepar
         assert await _messages_shown(server, person) == {each["message"]["id"] for each in said} - set(victims)
 
 
-async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn) -> None:
-    """The echo of what the sidecar itself wrote, changed and deleted is ignored."""
-    async with _listened(directus, serve_on) as (_, server, device):
-        await asyncio.sleep(1.0)
-        before = plugin_of(server).state()["changes_of_others"]
+async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The echo of what the sidecar itself wrote, changed and deleted is ignored; what somebody else changes then is not."""
+    heard: list[Elsewhere] = []
+    async with _listened(directus, serve_on) as (person, server, device):
+        changes = plugin_of(server)._changes
+        of_keys = changes.of_keys
+
+        def noted(*arguments: Any, **more: Any) -> list[Elsewhere]:
+            found = of_keys(*arguments, **more)
+            heard.extend(each for each in found if each.user == device.user)  # others are told of what other tests did
+            return found
+
+        monkeypatch.setattr(changes, "of_keys", noted)
+        await with_texts(server, device, "two")
         await with_texts(server, device)
         await _say(device, "one", 2, 3)
         await settled(server)
         await device.ask("chat_delete", {"chatId": "one"})
         await settled(server)
         await asyncio.sleep(1.0)
-        assert plugin_of(server).state()["changes_of_others"] == before
+        assert heard == []
         assert [event["type"] for event in device.events if event["type"] == "chat_restored"] == []
+        await directus.edit("chats", key_of(person, "two"), title=None)
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
+        assert {each.chat_id for each in heard} == {device.full("two")}
 
 
 async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
