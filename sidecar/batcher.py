@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
@@ -19,21 +20,35 @@ class Batcher(Generic[Q, A]):
     calls gather, and leave together when it came back: one batch at a time, so a later call never overtakes an
     earlier one. Who wants several batches at once makes several batchers. There is no task while nothing waits.
 
+    With a `pause` calls gather for longer: for whoever has to make few batches where many calls come one by one.
+
     A caller that is cancelled before its question left is not asked for at all; afterwards the question takes its
     course and its answer is dropped. Neither touches the other callers. Belongs to one event loop.
     """
 
-    def __init__(self, send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]], *, most: int = 100) -> None:
+    def __init__(
+        self,
+        send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
+        *,
+        most: int = 100,
+        pause: Callable[[], float] | None = None,
+    ) -> None:
         """`send` gets 1 to `most` questions, oldest first, and returns as many answers in the same order.
 
         An answer that is an exception is raised for that caller alone; one that `send` raises is raised for every
         caller of that batch. A different number of answers is a `RuntimeError` for all of them, since nobody could
         say whose they are.
+
+        `pause` is asked before each batch for how many seconds further calls gather first, 0 for none; with `most` of them
+        it leaves at once.
         """
         if most < 1:
             raise ValueError(f"a batch has room for at least one question, not {most}")
         self._send = send
         self._most = most
+        self._pause = pause
+        self._enough = asyncio.Event()
+        """As many wait as have room in a batch."""
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._under_way = 0
@@ -53,6 +68,8 @@ class Batcher(Generic[Q, A]):
         self._waiting.append((question, answer))
         if self._task is None:
             self._start()
+        elif len(self._waiting) >= self._most:
+            self._enough.set()
         return answer
 
     def _start(self) -> None:
@@ -70,7 +87,10 @@ class Batcher(Generic[Q, A]):
             self._start()
 
     async def _run(self) -> None:
-        while batch := self._next():
+        while self._waiting:
+            await self._gather()
+            if not (batch := self._next()):
+                break
             answers: Sequence[A | Exception]
             self._under_way = len(batch)
             try:
@@ -87,6 +107,14 @@ class Batcher(Generic[Q, A]):
                 self._under_way = 0
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
+
+    async def _gather(self) -> None:
+        if self._pause is None or len(self._waiting) >= self._most or (seconds := self._pause()) <= 0:
+            return
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._enough.wait()
 
     def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
         batch: list[tuple[Q, asyncio.Future[A]]] = []
