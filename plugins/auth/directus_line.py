@@ -65,17 +65,16 @@ class Line:
         while self._appointments and next(iter(self._appointments.values())) + _LATE < now:
             self._appointments.popitem(last=False)  # it was not kept
         expected = self._appointments.get(name)
-        if expected is None:
-            if ahead <= self._patience and self._last <= now + ahead:
-                return
-            expected = max(self._last, now + ahead) + _APART * self._pace.gap
-            if len(self._appointments) < _MOST_APPOINTMENTS:
-                self._appointments[name] = self._last = expected
+        if expected is not None and expected > now + self._patience:
             raise _later(expected - now)
-        if expected > now + self._patience:
-            raise _later(expected - now)
-        if ahead > self._patience:
-            raise _later(ahead)  # many come late at once; the appointment holds
+        if ahead <= self._patience and (expected is not None or self._last <= now + ahead):
+            return
+        # Nobody is to come again by chance: many who come late at once, all at their time, are set in order anew.
+        expected = max(self._last, now + ahead) + _APART * self._pace.gap
+        if name in self._appointments or len(self._appointments) < _MOST_APPOINTMENTS:
+            self._appointments[name] = self._last = expected
+            self._appointments.move_to_end(name)
+        raise _later(expected - now)
 
     async def _wait(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
