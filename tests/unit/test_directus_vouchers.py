@@ -13,7 +13,7 @@ from plugins.auth.directus_people import People, Person, person_of
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_tokens import Kind, Token
 from plugins.auth.directus_vouchers import Vouched, Vouchers
-from sidecar import Unauthenticated
+from sidecar import Unauthenticated, Unavailable
 
 
 class Source:
@@ -120,6 +120,20 @@ async def test_people_who_were_changed_while_they_were_read_are_read_again() -> 
     assert (await people.find("anna")) == Person("anna", "suspended")
     assert calls == 2
     assert await people.find("nobody") is None
+
+
+async def test_looks_at_those_who_are_here_do_not_wait_behind_those_who_come() -> None:
+    source = Source()
+    asked = Vouchers(source.ask, Line(Pace(1), 4.0), Line(Pace(1000), 8.0))
+    coming = [asyncio.create_task(asked.of(Token(f"new {number}", Kind.STATIC), 10.0)) for number in range(50)]
+    await asyncio.sleep(0.01)
+    assert (await asked.of(SESSION, 0.0, fresh=True)).user_id == "user of session"
+    assert source.asked == ["new 0", "session"]
+    told = [task.exception() for task in coming if task.done()][1:]
+    assert len(told) > 40
+    assert all(isinstance(error, Unavailable) and error.retry_after for error in told)
+    await asked.close()
+    await asyncio.gather(*coming, return_exceptions=True)
 
 
 class Register:
