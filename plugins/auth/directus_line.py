@@ -15,7 +15,8 @@ from plugins.auth.directus_pace import Pace
 from sidecar import Unavailable
 
 _LONGEST_TOLD = 60.0
-"""Who has an appointment after that is told to come before it: perhaps others did not come, and there is room."""
+"""Who has an appointment after that is told to come before it, for perhaps others did not come and there is room: not all of them
+at the same moment, but spread over the second half of it as their appointments are."""
 _LATE = 60.0
 """So long after its time an appointment holds: a client may come half a minute late (full jitter), and be slow besides."""
 _MOST_APPOINTMENTS = 20_000
@@ -102,4 +103,5 @@ class Line:
 
 
 def _later(seconds: float) -> Unavailable:
-    return Unavailable("auth", "too many sign in at this moment", retry_after=min(seconds, _LONGEST_TOLD))
+    half = _LONGEST_TOLD / 2
+    return Unavailable("auth", "too many sign in at this moment", retry_after=min(seconds, half + seconds % half))
