@@ -46,10 +46,11 @@ class Vouchers:
         self._static: set[str] = set()
         """Those of `_good` that are static tokens, which may be taken away at any moment."""
         self._drops = 0
-        self._asking: dict[str, asyncio.Task[Vouched]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[Vouched, float]]] = {}
+        """With the time at which the question left, which may be long after it was asked for."""
 
     async def of(self, token: Token, seconds: float, *, fresh: bool = False) -> Vouched:
-        """What Directus says of it. An answer is kept for `seconds`; `fresh` does not take one that was kept.
+        """What Directus says of it. An answer is kept for `seconds` after it was asked; `fresh` does not take one that was kept.
 
         Raises `Unauthenticated`, `Unavailable`.
         """
@@ -61,24 +62,25 @@ class Vouchers:
             line = self._looks if fresh else self._line
             task = self._asking[name] = asyncio.create_task(self._find(name, token, line))
             task.add_done_callback(partial(self._asked, name))
-        started, drops = self._clock(), self._drops
-        vouched = await asyncio.shield(task)
+        drops = self._drops
+        vouched, asked = await asyncio.shield(task)
         static = token.kind is Kind.STATIC
         if seconds > 0 and not (static and drops != self._drops):
-            self._keep(name, vouched, started + seconds)
+            self._keep(name, vouched, asked + seconds)
             if static:
                 self._static.add(name)
         return vouched
 
-    async def _find(self, name: str, token: Token, line: Line) -> Vouched:
+    async def _find(self, name: str, token: Token, line: Line) -> tuple[Vouched, float]:
         try:
             await line.turn(name)
-            return await self._ask(token)
+            asked = self._clock()
+            return await self._ask(token), asked
         except Unauthenticated:
             self._good.pop(name, None)
             raise
 
-    def _asked(self, name: str, task: asyncio.Task[Vouched]) -> None:
+    def _asked(self, name: str, task: asyncio.Task[tuple[Vouched, float]]) -> None:
         self._asking.pop(name, None)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone meanwhile, and it is nobody's then

@@ -14,6 +14,7 @@ from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_tokens import Kind, Token
 from plugins.auth.directus_vouchers import Vouched, Vouchers
 from sidecar import Unauthenticated, Unavailable
+from tests.unit.fake_time import FakeTime
 
 
 class Source:
@@ -120,6 +121,27 @@ async def test_people_who_were_changed_while_they_were_read_are_read_again() -> 
     assert (await people.find("anna")) == Person("anna", "suspended")
     assert calls == 2
     assert await people.find("nobody") is None
+
+
+async def test_an_answer_is_as_old_as_its_question_whatever_that_waited_for() -> None:
+    source, time = Source(), FakeTime()
+    line = Line(Pace(1, time.clock), 60.0, time.clock, time.sleep)
+    asked = Vouchers(source.ask, line, Line(Pace(1000), 8.0), time.clock)
+    await asked.of(STATIC, 100.0)
+    for number in range(5):
+        before = asyncio.create_task(asked.of(Token(f"before {number}", Kind.STATIC), 100.0))
+        await time.settle()
+    waiting = asyncio.create_task(asked.of(SESSION, 2.0))
+    await time.run(6.0)
+    await asyncio.gather(before, waiting)
+    await asked.of(SESSION, 2.0)
+    assert source.asked.count("session") == 1
+    time.now += 2.0
+    again = asyncio.create_task(asked.of(SESSION, 2.0))
+    await time.run(1.0)
+    await again
+    assert source.asked.count("session") == 2
+    await asked.close()
 
 
 async def test_looks_at_those_who_are_here_do_not_wait_behind_those_who_come() -> None:
