@@ -1,8 +1,9 @@
 """`persistence.directus`: chats, messages and devices in three collections of a Directus, sealed values only.
 
-It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store` (reads),
-`directus_writes` and `directus_merge` (what a write does to rows), `directus_changes` (what others do to them), `directus_link`
-(the way there, looked at before it is used), `directus_rows` (rows and records); `plugins.directus` is what all plugins of Directus share.
+It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store`,
+`directus_messages` and `directus_reads` (reads), `directus_writes` and `directus_merge` (what a write does to rows), `directus_changes`
+and `directus_looks` (what others do to them), `directus_link` (the way there, looked at before it is used), `directus_rows` (rows and
+records); `plugins.directus` is what all plugins of Directus share.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Directus:
     class Options(DirectusOptions, extra="forbid"):
         changes: Literal["websocket", "look", "notices"] = Field(
             default="websocket",
-            description="How changes made in Directus are heard. `websocket`: at once, deletions too; each write then costs Directus "
-            "more. `look`: edits are looked for every second, deletions come by notices from a Flow, if at all. `notices`: by those alone.",
+            description="How changes made in Directus are heard. `websocket`: within a second, deletions too. `look`: edits are looked for "
+            "every second; deletions come by notices from a Flow, if at all. `notices`: by those alone.",
         )
         notice_secret: SecretStr | None = Field(
             default=None,

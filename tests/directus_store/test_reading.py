@@ -11,7 +11,7 @@ from sidecar.records import DeviceInDB
 from sidecar.server.running import Server
 from tests.device import Device, Frame, doc
 from tests.directus_store.conftest import ServeOn
-from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
+from tests.directus_store.world import Prepared, key_of, plugin_of, somebody, store_of
 from tests.integration.world import NEVER, cached, settled, until
 from tests.services.directus.front import DirectusFront
 
@@ -53,6 +53,7 @@ async def test_s42_a_cold_cache_with_500_chats_gets_them_all_by_few_calls(
                 )
             )
         await settled(server)
+        await device.quiet(0.5)  # the last events are told, and look up nothing any more
         await _forget(server, device)
         front.seen.clear()
         frames = await device.sync()
@@ -89,6 +90,29 @@ async def test_messages_come_page_by_page_however_many_there_are(directus: Prepa
                 break
             before = page.items[-1].id
         assert seen == list(range(230, 0, -1))
+
+
+async def test_the_newest_of_small_and_large_chats_are_read_without_the_rest(
+    directus: Prepared, serve_on: ServeOn, front: DirectusFront
+) -> None:
+    """Small chats whole, by one call together; of a large one its end alone. Directus itself would read every message of them all."""
+    person, sizes = somebody(), {"small": 1, "middle": 7, "large": 60}
+    async with serve_on(directus, front.url, _HEAR) as server, Device(server.url, person) as device:
+        for chat, size in sizes.items():
+            for number in range(size):
+                sent = {"tempChatId": chat, "clientMessageId": f"{chat}-{number}", "content": doc(f"{number}")}
+                await device.ask("message_send", sent)
+        await settled(server)
+        await device.quiet(0.5)
+        store = store_of(server)
+        front.seen.clear()
+        ids = {chat: ChatId(device.full(chat)) for chat in (*sizes, "nothing")}
+        pages = await asyncio.gather(*(store.messages(UserHash(device.user), each, None, 5) for each in ids.values()))
+        assert len(front.seen) == 3, "a count, the small ones, the end of the large one"
+        for (chat, size), page in zip(sizes.items(), pages, strict=False):
+            assert [each.sequence for each in page.items] == [*range(size, max(0, size - 5), -1)], chat
+            assert (page.total, page.more) == (size, size > 5)
+        assert (pages[-1].items, pages[-1].total, pages[-1].more) == ([], 0, False)
 
 
 async def test_s46_rows_spoiled_by_hand_are_flagged_and_the_others_sync(directus: Prepared, serve_on: ServeOn) -> None:
