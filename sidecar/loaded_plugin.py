@@ -261,7 +261,8 @@ def finding_of(error: SidecarError) -> Finding:
         says, remedy = _halves(str(error).removeprefix(f"{error.part}: "))
         return Finding("refused", "error", says, remedy)
     if isinstance(error, Unavailable):
-        return Finding("unavailable", "error", str(error), "see that it runs and can be reached from this host")
+        says, remedy = _halves(str(error), "see that it runs and can be reached from this host")
+        return Finding("unavailable", "error", says, remedy)
     return Finding("failed", "error", f"{type(error).__name__}: {error}", "look at the log of the sidecar")
 
 
@@ -269,9 +270,9 @@ def _unlooked(why: str) -> Finding:
     return Finding("findings", "warning", f"its findings() failed: {why}", "report it to the plugin's author")
 
 
-def _halves(text: str) -> tuple[str, str]:
+def _halves(text: str, otherwise: str = "see the plugin's documentation") -> tuple[str, str]:
     says, _, remedy = text.partition("; ")
-    return says, remedy or "see the plugin's documentation"
+    return says, remedy or otherwise
 
 
 def _copy(value: object) -> object:

@@ -27,12 +27,20 @@ _PATIENCE = 60.0
 
 
 async def bootstrap(
-    options: DirectusOptions, needed: Needed, *, dry_run: bool, environment: Mapping[str, str] = os.environ
+    options: DirectusOptions,
+    needed: Needed,
+    *,
+    part: str = "persistence",
+    dry_run: bool,
+    environment: Mapping[str, str] = os.environ,
 ) -> Sequence[str]:
-    """Makes it; a line for each thing that was made, or with `dry_run` would be. Raises `StartRefused`, `Unavailable`."""
-    async with DirectusClient(options, "directus") as client, administrator(client, environment) as token:
+    """Makes it; a line for each thing that was made, or with `dry_run` would be. Raises `StartRefused`, `Unavailable`.
+
+    `part`: in whose section of the YAML the options stand.
+    """
+    async with DirectusClient(options, part) as client, administrator(client, environment) as token:
         if token is None:
-            raise nobody()
+            raise nobody(part)
         return await _Bootstrap(client, token, options, needed, dry_run=dry_run).run()
 
 
@@ -57,13 +65,13 @@ class _Bootstrap:
     async def run(self) -> Sequence[str]:
         version = version_of(await self._call("GET", "/server/info"))
         if version and version < OLDEST:
-            raise StartRefused("directus", f"Directus {version[0]} is too old; upgrade it to 11 or newer")
+            raise self._refused(f"Directus {version[0]} is too old; upgrade it to 11 or newer")
         own = await self._own_account()
         found = await self._found()
         if in_the_way := conflicts(self._needed, found):
-            raise StartRefused(
-                "directus",
-                f"nothing was made: {'; '.join(in_the_way)}; mend that in Directus, or write other names into options.collections",
+            raise self._refused(
+                f"nothing was made: {', '.join(in_the_way)}; mend that in Directus, or write other names into"
+                f" {self._client.part}.options.collections"
             )
         # An account that somebody made by hand is theirs: its rights are not ours to change.
         needed = self._needed if own is None else Needed(self._needed.collections, self._needed.relations)
@@ -166,34 +174,41 @@ class _Bootstrap:
         file = self._options.token_file
         if file is None:
             raise self._refused(
-                "nothing says where the service user's token goes; write options.token_file, which bootstrap makes, or options.token"
+                "nothing says where the service user's token goes; write"
+                f" {self._client.part}.options.token_file, which bootstrap makes, or options.token"
             )
-        self._done.append(f"token file {file}")
-        if self._dry_run:
-            return ""
+        if file.exists() or file.is_symlink():  # something that is no token: it is not ours to replace
+            raise self._refused(self._client.token.lacking(self._client.part) or f"{file} is in the way; remove it")
         token = secrets.token_urlsafe(32)
-        _write(file, token)
+        if not self._dry_run:
+            try:
+                _write(file, token)
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                raise self._refused(
+                    f"{file} cannot be made ({why}); see to {self._client.part}.options.token_file"
+                ) from None
+        self._done.append(f"token file {file}")
         return token
 
     def _refused(self, why: str) -> StartRefused:
         made = f" (made until then: {', '.join(self._done)})" if self._done and not self._dry_run else ""
-        return StartRefused("directus", f"{why}{made}")
+        return StartRefused(self._client.part, f"{why}{made}")
 
 
 def _write(file: Path, token: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise StartRefused("directus", f"{file} cannot be made ({why}); see to options.token_file") from None
-    with os.fdopen(descriptor, "w") as opened:
+    """For its owner alone, whole or not at all: whatever ends this in the middle, no half of a token is in the way of the next run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f"{file.name}.new")
+    fresh.unlink(missing_ok=True)  # left by one that was killed
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
         opened.write(f"{token}\n")
         opened.flush()
-        os.fsync(descriptor)
+        os.fsync(opened.fileno())
+    fresh.rename(file)
 
 
 def _why(error: DirectusRefused) -> str:
     if error.code == "RESOURCE_RESTRICTED":
-        return "the licence of this Directus does not allow it (see its settings, License)"
-    return f"Directus answers {error.status} {error.code}"
+        return "the licence of this Directus does not allow it; see its settings, License"
+    return f"Directus answers {error.status} {error.code}; look at its log, and run this again"

@@ -102,7 +102,8 @@ class Directus:
 
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
         """Collections, fields, relation, policy and service user that are missing."""
-        return await bootstrap(self._options, needed_for_store(self._options.collections), dry_run=dry_run)
+        needed = needed_for_store(self._options.collections)
+        return await bootstrap(self._options, needed, part="persistence", dry_run=dry_run)
 
     async def findings(self) -> Sequence[Finding]:
         """For `sidecar doctor`. Raises `StartRefused` where an administrator is named and refused, and `Unavailable`."""
