@@ -196,7 +196,7 @@ class DirectusClient:
                 self._circuit.succeeded()
                 raise AnswerTooLarge(
                     self.part,
-                    f"the answer to {method} {path} is larger than {MOST_BYTES >> 20} MiB; look at {self._option}",
+                    f"what {self.url} answers to {method} {path} is larger than {MOST_BYTES >> 20} MiB; look at {self._option}",
                 )
             return self._judged(response, body)
 
