@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
@@ -28,6 +28,10 @@ _KEEP_ALIVE = 4.0
 
 class AnswerTooLarge(Unavailable):
     """Directus has more to say than is taken in one piece: ask for less at once."""
+
+
+class NotServed(Unavailable):
+    """What answers there has no such WebSocket, or does not report what was asked for. Directus' other one may."""
 
 
 class NoDirectus(Unavailable):
@@ -260,8 +264,10 @@ class DirectusClient:
     # -- its WebSocket -------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def socket(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Directus' own WebSocket, not yet signed in. Errors: `Unavailable`.
+    async def socket(
+        self, path: str = "/websocket", protocols: Sequence[str] = ()
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """One of Directus' own WebSockets, not yet signed in; `protocols` are subprotocols. Errors: `NotServed`, `Unavailable`.
 
         Without aiohttp's `heartbeat`: Directus answers no protocol ping, and has a ping of its own.
         """
@@ -269,9 +275,12 @@ class DirectusClient:
         address = parts._replace(scheme="wss" if parts.scheme == "https" else "ws").geturl()
         try:
             async with asyncio.timeout(self._timeout):
-                socket = await self._opened().ws_connect(f"{address}/websocket", max_msg_size=MOST_BYTES)
+                socket = await self._opened().ws_connect(
+                    f"{address}{path}", protocols=protocols, max_msg_size=MOST_BYTES
+                )
         except (aiohttp.ClientError, OSError, ssl.SSLError, TimeoutError) as error:
-            raise Unavailable(self.part, f"Directus' WebSocket: {self._told(error)}") from None
+            kind = NotServed if isinstance(error, aiohttp.WSServerHandshakeError) else Unavailable
+            raise kind(self.part, f"Directus' WebSocket: {self._told(error)}") from None
         try:
             yield socket
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from sidecar import Unavailable
 
 Action = Literal["create", "update", "delete"]
 
-_PATIENCE = 10.0
+PATIENCE = 10.0
 """For the answer to a sign-in or a subscription."""
 _SILENCE = 75.0
 """Directus pings every 30 s; after this long without a word the connection is dead."""
@@ -60,22 +61,33 @@ async def follow(client: DirectusClient, wanted: Sequence[Wanted]) -> AsyncGener
             yield None
             for heard in early:
                 yield heard
-            pinging = asyncio.create_task(_ping(socket))
-            try:
+            async with pinging(socket):
                 while True:
-                    message = await _next(client, socket, _SILENCE)
-                    news = _heard(message, wanted)
+                    news = _heard(await next_message(client, socket), wanted)
                     if news is not None:
                         yield news
-            finally:
-                pinging.cancel()
-                await asyncio.gather(pinging, return_exceptions=True)
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise _ended(client, f"Directus' WebSocket broke ({type(error).__name__})") from None
+            raise broken(client, error) from None
+
+
+def broken(client: DirectusClient, error: BaseException) -> Unavailable:
+    """A connection that ended by an error of its own."""
+    return _ended(client, f"Directus' WebSocket broke ({type(error).__name__})")
 
 
 def _ended(client: DirectusClient, reason: str) -> Unavailable:
     return Unavailable(client.part, reason)
+
+
+@asynccontextmanager
+async def pinging(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[None]:
+    """Meanwhile Directus is asked for a sign of life now and then; `next_message` misses it."""
+    task = asyncio.create_task(_ping(socket))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def _ping(socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -88,10 +100,12 @@ async def _ping(socket: aiohttp.ClientWebSocketResponse) -> None:
         pass  # the reader notices it too
 
 
-async def _next(client: DirectusClient, socket: aiohttp.ClientWebSocketResponse, patience: float) -> Mapping[str, Any]:
-    """The next message that is none of Directus' own pings, which are answered."""
+async def next_message(
+    client: DirectusClient, socket: aiohttp.ClientWebSocketResponse, patience: float | None = None
+) -> Mapping[str, Any]:
+    """The next message that is none of Directus' own pings, which are answered. Waits no longer than `patience`; else while it lives."""
     while True:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(patience or _SILENCE):
             frame = await socket.receive()
         if frame.type not in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY):
             raise _ended(client, f"Directus ended its WebSocket ({socket.close_code})")
@@ -110,7 +124,7 @@ async def _next(client: DirectusClient, socket: aiohttp.ClientWebSocketResponse,
 async def _sign_in(client: DirectusClient, socket: aiohttp.ClientWebSocketResponse) -> None:
     for again in (False, True):
         await socket.send_bytes(orjson.dumps({"type": "auth", "access_token": client.token.value}))
-        answer = await _next(client, socket, _PATIENCE)
+        answer = await next_message(client, socket, PATIENCE)
         if answer.get("type") == "auth" and answer.get("status") == "ok":
             return
         if again or not client.token.read_again():
@@ -126,7 +140,7 @@ async def _subscribe(
     await socket.send_bytes(orjson.dumps(wanted[number].message(uid)))
     early: list[Heard] = []
     while True:
-        answer = await _next(client, socket, _PATIENCE)
+        answer = await next_message(client, socket, PATIENCE)
         if answer.get("uid") != uid:
             heard = _heard(answer, wanted)
             if heard is not None:

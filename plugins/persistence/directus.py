@@ -52,8 +52,8 @@ class Directus:
     class Options(DirectusOptions, extra="forbid"):
         changes: Literal["websocket", "look", "notices"] = Field(
             default="websocket",
-            description="How changes made in Directus are heard. `websocket`: at once, deletions too; each write then costs Directus "
-            "more. `look`: edits are looked for every second, deletions come by notices from a Flow, if at all. `notices`: by those alone.",
+            description="How changes made in Directus are heard. `websocket`: within a second, deletions too. `look`: edits are looked for "
+            "every second; deletions come by notices from a Flow, if at all. `notices`: by those alone.",
         )
         notice_secret: SecretStr | None = Field(
             default=None,

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncIterator, Iterable
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from datetime import datetime, timedelta
 from typing import Literal
 
+import structlog
+
+from plugins.directus.client import NotServed
+from plugins.directus.graphql_subscriptions import follow_graphql
 from plugins.directus.subscriptions import Heard, Wanted, follow
 from plugins.persistence.directus_link import Link
-from plugins.persistence.directus_rows import Row, chat_key, chat_of_key, message_of_key, read_time, written
+from plugins.persistence.directus_looks import Looks
+from plugins.persistence.directus_rows import Row, chat_key, chat_of_key, message_of_key
 from sidecar import ChatId, Elsewhere, Unavailable, UserHash
 
-_OVERLAP = timedelta(seconds=10)
-"""Read again before the time since which changes may be unheard: clocks differ, and transactions end late."""
 _FIRST_LOOK = timedelta(hours=1)
 """How far back is looked at the start: longer than a clean copy lives in the cache."""
 _PERHAPS_DEAD = timedelta(seconds=90)
 """For so long a connection may have been dead without anybody noticing."""
-_PAGE = 200
 _AGAIN_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+"""Between two looks for edited chats, where they are not reported."""
 _QUEUED = 10_000
 _ECHO_SECONDS = 60.0
 
-log = logging.getLogger("sidecar.persistence.directus")
+log = structlog.get_logger("plugins.persistence.directus")
 
 
 class Changes:
@@ -35,7 +39,8 @@ class Changes:
         """`how`: over Directus' WebSocket; or they are looked for every second; or only notices tell of them."""
         self._link = link
         self._how = how
-        self._noted: asyncio.Queue[Elsewhere] = asyncio.Queue(_QUEUED)
+        self._looks = Looks(link)
+        self._met: asyncio.Queue[Elsewhere] = asyncio.Queue(_QUEUED)
         self._deleting: dict[str, float] = {}
         self._unheard_since: datetime | None = None
         self.listening = False
@@ -61,13 +66,18 @@ class Changes:
         if row.get("changed_at") is None or row.get("changed_by") == self._link.user:
             return
         found = chat_of_key(str(row.get("id")))
-        if found is not None and not self._noted.full():
-            self._noted.put_nowait(Elsewhere(*found))
+        if found is not None and not self._met.full():
+            self._met.put_nowait(Elsewhere(*found))
+
+    async def met(self) -> AsyncIterator[Elsewhere]:
+        """The chats whose rows others had changed when this process wrote them. Runs for good."""
+        while True:
+            yield await self._met.get()
 
     async def follow(self) -> AsyncIterator[Elsewhere]:
         """Runs for good. What is unheard while the connection is away is read once it is back; deletions leave nothing to read."""
         queue: asyncio.Queue[Elsewhere] = asyncio.Queue(_QUEUED)
-        tasks = [asyncio.create_task(self._pass_on(queue)), asyncio.create_task(self._follow(queue))]
+        following = asyncio.create_task(self._follow(queue))
         try:
             while True:
                 change = await queue.get()
@@ -75,54 +85,68 @@ class Changes:
                 yield change
         finally:
             self.listening = False
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _pass_on(self, queue: asyncio.Queue[Elsewhere]) -> None:
-        while True:
-            await queue.put(await self._noted.get())
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
     async def _follow(self, queue: asyncio.Queue[Elsewhere]) -> None:
         await self._link.ready()
-        self._unheard_since = datetime.now(UTC) - _FIRST_LOOK
+        self._unheard_since = self._looks.now() - _FIRST_LOOK
         trouble: str | None = None
         while True:
             try:
                 if self._how == "websocket" and self._link.websockets:
-                    await self._listen_once(queue)
+                    await self._listen(queue)
                 elif self._how != "notices":
                     await self._read_unheard(queue)
                     trouble = None
             except Unavailable as error:
                 if error.reason != trouble:
                     trouble = error.reason
-                    log.warning("changes made in Directus are not heard: %s", trouble)
+                    log.warning("directus_not_heard", reason=trouble)
             except Exception as error:
                 log.exception("changes made in Directus are not heard", exc_info=error)
             self.listening = False
             await asyncio.sleep(_AGAIN_SECONDS)
 
-    async def _listen_once(self, queue: asyncio.Queue[Elsewhere]) -> None:
-        names = self._link.names
+    async def _listen(self, queue: asyncio.Queue[Elsewhere]) -> None:
+        """Until the connection ends. In the way that costs Directus least: it looks up an update of a chat, of which the sidecar itself
+        makes most, for whoever listens to it, and with its older WebSocket each row that is created too."""
+        names, client = self._link.names, self._link.client
         fields = ("id", "changed_by")
         wanted = [
-            Wanted(names.chats, "update", fields),
             Wanted(names.chats, "delete"),
-            Wanted(names.messages, "update", fields),
             Wanted(names.messages, "delete"),
+            Wanted(names.messages, "update", fields),
         ]
+        if self._link.graphql is not None:
+            try:
+                await self._hear(queue, follow_graphql(client, self._link.graphql, wanted), looking=True)
+            except NotServed as error:
+                log.info("directus_heard_otherwise", reason=error.reason)
+        await self._hear(queue, follow(client, [*wanted, Wanted(names.chats, "update", fields)]))
+
+    async def _hear(
+        self, queue: asyncio.Queue[Elsewhere], reports: AsyncGenerator[Heard | None], *, looking: bool = False
+    ) -> None:
+        """`looking`: edited chats are not reported, and looked for."""
+        beside: asyncio.Task[None] | None = None
         try:
-            async for heard in follow(self._link.client, wanted):
-                if heard is None:
+            async with aclosing(reports):
+                async for heard in reports:
+                    if heard is not None:
+                        for change in self._of(heard):
+                            await queue.put(change)
+                        continue
                     self.listening = True
                     await self._read_unheard(queue)
-                    continue
-                for change in self._of(heard):
-                    await queue.put(change)
+                    if looking:
+                        beside = asyncio.create_task(self._look_for_edited_chats(queue))
         finally:
+            if beside is not None:
+                beside.cancel()
+                await asyncio.gather(beside, return_exceptions=True)
             if self.listening:
-                self._unheard_since = datetime.now(UTC) - _PERHAPS_DEAD
+                self._unheard_since = self._looks.now() - _PERHAPS_DEAD
 
     def _of(self, heard: Heard) -> Iterable[Elsewhere]:
         keys = (
@@ -147,36 +171,28 @@ class Changes:
         return changes
 
     async def _read_unheard(self, queue: asyncio.Queue[Elsewhere]) -> None:
-        """What others have changed since changes were last heard of, by pages in the order of (changed_at, id)."""
-        begun = datetime.now(UTC)
-        since = (self._unheard_since or begun) - _OVERLAP
+        """What others have changed since changes were last heard of."""
+        begun = self._looks.now()
         names = self._link.names
         for name in (names.chats, names.messages):
-            keys = await self._changed_since(name, since)
-            for change in self.of_keys(name, keys, deleted=False):
-                await queue.put(change)
+            await self._look(queue, name, self._unheard_since or begun)
         self._unheard_since = begun
 
-    async def _changed_since(self, name: str, since: datetime) -> list[str]:
-        foreign = {"_or": [{"changed_by": {"_neq": self._link.user}}, {"changed_by": {"_null": True}}]}
-        keys: dict[str, None] = {}
-        at, offset, most = written(since), 0, min(_PAGE, self._link.most_read)
+    async def _look(self, queue: asyncio.Queue[Elsewhere], name: str, since: datetime) -> None:
+        for change in self.of_keys(name, await self._looks.since(name, since), deleted=False):
+            await queue.put(change)
+
+    async def _look_for_edited_chats(self, queue: asyncio.Queue[Elsewhere]) -> None:
+        """Runs for good."""
+        since = self._looks.now()
         while True:
-            page = await self._link.search(
-                name,
-                filter={"_and": [{"changed_at": {"_gte": at}}, foreign]},
-                fields=["id", "changed_at"],
-                sort=["changed_at", "id"],
-                limit=most,
-                offset=offset,
-            )
-            keys |= dict.fromkeys(str(row.get("id")) for row in page)
-            if len(page) < most:
-                return list(keys)
-            last = written(read_time(page[-1].get("changed_at")))
-            offset = (
-                offset + most
-                if last == at
-                else sum(row.get("changed_at") == page[-1].get("changed_at") for row in page)
-            )
-            at = last
+            await asyncio.sleep(_LOOK_SECONDS)
+            begun = self._looks.now()
+            try:
+                await self._look(queue, self._link.names.chats, since)
+            except Unavailable:
+                continue  # said by whoever listens beside this
+            except Exception as error:
+                log.exception("changes made in Directus are not looked for", exc_info=error)
+                continue
+            since = begun

@@ -47,6 +47,9 @@ class Link:
         self.limited = False
         """Whether a read, or a deletion by query, may stop in the middle (`QUERY_LIMIT_MAX`)."""
         self.websockets = True
+        """Whether Directus has any."""
+        self.graphql: str | None = None
+        """The path of its GraphQL WebSocket; None where there is none that can be used."""
         self.look_seconds = _LOOK_SECONDS
         """Between two looks at what can be used."""
         self._barred: str | None = "Directus was not reached yet"
@@ -183,7 +186,9 @@ class Link:
         most = limits.get("max") if isinstance(limits, dict) else None
         self.limited = isinstance(most, int) and most > 0
         self.most_read = min(_MOST_READ, most) if isinstance(most, int) and most > 0 else _MOST_READ
-        self.websockets = bool(told.get("websocket"))
+        sockets = told.get("websocket")
+        self.websockets = bool(sockets)
+        self.graphql = _graphql_of(sockets)
         me = await self.client.call("GET", "/users/me", query={"fields": "id"})
         if not isinstance(me, dict) or not isinstance(me.get("id"), str):
             raise StartRefused(
@@ -229,6 +234,14 @@ class Link:
             PART,
             f"{collection} lacks {', '.join(missing) or 'some field'}; run `sidecar bootstrap`, which adds what is missing",
         )
+
+
+def _graphql_of(sockets: object) -> str | None:
+    graphql = sockets.get("graphql") if isinstance(sockets, dict) else None
+    if not isinstance(graphql, dict) or graphql.get("authentication") == "strict":
+        return None
+    path = graphql.get("path")
+    return path if isinstance(path, str) and path.startswith("/") else None
 
 
 def _count(row: Mapping[str, Any]) -> int:

@@ -292,6 +292,10 @@ class DirectusStore(Store):
         async for change in self._changes.follow():
             yield change
 
+    async def met(self) -> AsyncIterator[Elsewhere]:
+        async for change in self._changes.met():
+            yield change
+
 
 _NEVER = "1970-01-01T00:00:00.000Z"
 """The time with which a row without one is read."""

@@ -90,13 +90,25 @@ async def follow_store(context: Context) -> None:
     while True:
         try:
             async with _alone(context) as mine:
-                if mine and await _follow(context):
+                if mine:
+                    await _follow(context, context.parts.store.changed())
                     return  # this store reports none
         except _Lost:
             log.warning("store_changes_left_to_others")
         except Exception as error:  # noqa: BLE001  # whatever a plugin raises, its reports are asked for again
             log.warning("store_changes_stopped", error=type(error).__name__)
         await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def follow_met(context: Context) -> None:
+    """Takes in what this process met as it wrote. Runs for good."""
+    while True:
+        try:
+            await _follow(context, context.parts.store.met())
+            return
+        except Exception as error:  # noqa: BLE001  # as above
+            log.warning("store_changes_stopped", error=type(error).__name__)
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 class _Lost(Exception):
@@ -132,11 +144,10 @@ async def _alone(context: Context) -> AsyncIterator[bool]:
             raise
 
 
-async def _follow(context: Context) -> bool:
-    async with aclosing(context.parts.store.changed()) as changes:  # type: ignore[type-var]  # a generator, as it is written
+async def _follow(context: Context, reports: AsyncIterator[Elsewhere]) -> None:
+    async with aclosing(reports) as changes:  # type: ignore[type-var]  # a generator, as it is written
         async for change in changes:
             await hear_elsewhere(context, change)
-    return True
 
 
 async def hear_elsewhere(context: Context, change: Elsewhere) -> None:

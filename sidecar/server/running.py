@@ -40,7 +40,7 @@ from sidecar.server.housekeeping import keep_house
 from sidecar.server.listening import BACKLOG, Handshakes, bind, share, url_of
 from sidecar.server.notices import Hooks
 from sidecar.server.operators import operators_socket
-from sidecar.server.reports import follow_ended, follow_store
+from sidecar.server.reports import follow_ended, follow_met, follow_store
 from sidecar.server.rereading import Reread
 from sidecar.server.siblings import Siblings, answering_siblings
 from sidecar.server.supervisor import supervise
@@ -179,7 +179,8 @@ async def serving(config: Config, assignment: Assignment | None = None) -> Async
             door=Doorkeeper(config.server.host, config.server.hosts, config.server.origins, config.server.cookie),
             digest_key=hashlib.sha256((config.pepper or "").encode()).digest(),
         )
-        for follower in (keep_house(context), follow_ended(context), follow_store(context), watch_cache(context)):
+        followers = (follow_ended(context), follow_store(context), follow_met(context))
+        for follower in (keep_house(context), *followers, watch_cache(context)):
             task = asyncio.create_task(follower)
             stack.push_async_callback(_cancel, task)
         operators = assignment.operators if assignment is not None else None

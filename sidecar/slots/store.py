@@ -81,3 +81,11 @@ class Store(ABC):
         """What others change, as it is heard; what this sidecar wrote is left out. May run for good."""
         return
         yield
+
+    async def met(self) -> AsyncIterator[Elsewhere]:
+        """What others had changed in rows that this process then wrote: nothing in the store tells of it any more. May run for good.
+
+        Every process follows this, whereas one alone follows `changed`.
+        """
+        return
+        yield

@@ -291,6 +291,58 @@ async def test_f33_a_connection_that_died_in_silence_is_noticed_and_the_gap_clos
         await _listening(server)
 
 
+async def test_f33_creations_are_not_listened_to(directus: Prepared, serve_on: ServeOn, front: DirectusFront) -> None:
+    """Over Directus' first WebSocket each row that is created would cost it two more; so that one stays closed."""
+    async with _listened(directus, serve_on, url=front.url):
+        assert front.opened == ["/graphql"]
+
+
+async def test_f33_where_graphql_is_not_served_the_other_websocket_reports(
+    directus: Prepared, serve_on: ServeOn, front: DirectusFront
+) -> None:
+    """As behind a proxy that passes on /websocket alone."""
+    front.answer(404, "no", 10**6, of=lambda _, path: path == "/graphql")
+    async with _listened(directus, serve_on, url=front.url) as (person, server, device):
+        assert front.opened == ["/websocket"]
+        await _with_texts(server, device)
+        second = (await _say(device, "one", 2))[0]["message"]["id"]
+        await settled(server)
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
+        await directus.delete("messages", f"{key_of(person, 'one')}_{second}")
+        assert (await device.event("message_deleted"))["messageId"] == second
+        await directus.delete("chats", key_of(person, "one"))
+        await device.event("chat_deleted")
+
+
+async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """Whoever writes the row sees whose it was; afterwards Directus itself names the sidecar. Here nobody else would tell."""
+    person = somebody()
+    async with (
+        serve_on(directus, options={"changes": "notices"}) as server,
+        Device(server.url, person) as device,
+    ):
+        await _with_texts(server, device)
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        await _say(device, "one", 2)
+        told = (await device.event("chat_restored"))["chat"]
+        assert (told["title"], told["title_version"]) == (None, 2)
+
+
+async def test_an_edit_is_told_once_however_often_is_looked(directus: Prepared, serve_on: ServeOn) -> None:
+    """Each look reads some of the time before once more."""
+    async with _listened(directus, serve_on) as (person, server, device):
+        await _with_texts(server, device)
+        changes = plugin_of(server)._changes
+        before = changes.heard
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        await device.event("chat_restored")
+        await asyncio.sleep(1.6)
+        assert changes.heard == before + 1
+
+
 async def test_changes_are_found_without_a_websocket(directus: Prepared, serve_on: ServeOn) -> None:
     """`changes: look`: edits are looked for every second."""
     person = somebody()

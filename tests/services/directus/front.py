@@ -39,6 +39,8 @@ class DirectusFront:
         self.target = target
         self.seen: list[tuple[str, str]] = []
         """Method and path of every call that came."""
+        self.opened: list[str] = []
+        """The path of every WebSocket that was opened."""
         self.tokens: set[str] = set()
         """What came as a token."""
         self.most_at_once = 0
@@ -163,11 +165,15 @@ class DirectusFront:
             )
 
     async def _bridge(self, request: web.Request) -> web.StreamResponse:
-        here = web.WebSocketResponse(max_msg_size=0)
+        spoken = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+        here = web.WebSocketResponse(max_msg_size=0, protocols=spoken)
         await here.prepare(request)
+        self.opened.append(request.path)
         self._sockets.add(here)
         try:
-            async with self._session.ws_connect(f"{self.target}{request.path_qs}", max_msg_size=0) as there:
+            async with self._session.ws_connect(
+                f"{self.target}{request.path_qs}", protocols=spoken, max_msg_size=0
+            ) as there:
 
                 async def back() -> None:
                     async for message in there:
