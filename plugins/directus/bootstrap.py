@@ -14,11 +14,12 @@ from typing import Any
 
 from plugins.directus.account import POLICY_ID, USER_ID, lacking, user
 from plugins.directus.administration import administrator, nobody
+from plugins.directus.blame import no_directus
 from plugins.directus.client import DirectusClient
 from plugins.directus.options import DirectusOptions
 from plugins.directus.plan import Found, Needed, Step, conflicts, steps
-from plugins.directus.refusals import DirectusRefused
-from sidecar import StartRefused
+from plugins.directus.refusals import DirectusFailed, DirectusRefused
+from sidecar import StartRefused, Unavailable
 
 OLDEST = (11, 0)
 """Directus 10 has no policies."""
@@ -41,7 +42,11 @@ async def bootstrap(
     async with DirectusClient(options, part) as client, administrator(client, environment) as token:
         if token is None:
             raise nobody(part)
-        return await _Bootstrap(client, token, options, needed, dry_run=dry_run).run()
+        making = _Bootstrap(client, token, options, needed, dry_run=dry_run)
+        try:
+            return await making.run()
+        except DirectusRefused as error:
+            raise making.broken_off(error) from None
 
 
 def version_of(info: object) -> tuple[int, ...]:
@@ -87,28 +92,44 @@ class _Bootstrap:
             )
         return self._done
 
+    def broken_off(self, error: DirectusRefused) -> StartRefused | Unavailable:
+        """What is said when Directus does not tell what is there."""
+        if isinstance(error, DirectusFailed):
+            return Unavailable(self._client.part, f"Directus fails ({error.status} {error.code}); look at its log")
+        return self._refused(f"Directus does not show the administrator what is there: {_why(error)}")
+
     # -- what is there -------------------------------------------------------------------------------------------------
 
     async def _call(self, method: str, path: str, body: object = None, **more: Any) -> Any:
         more.setdefault("token", self._admin)
         return await self._client.call(method, path, body, timeout=_PATIENCE, **more)
 
+    async def _rows(self, path: str, query: Mapping[str, str] | None = None) -> Sequence[Mapping[str, Any]]:
+        rows = await self._call("GET", path, query=query)
+        if not isinstance(rows, list) or not all(isinstance(each, Mapping) for each in rows):
+            raise no_directus(self._client.part, self._client.url, f"GET {path} gives no rows")
+        return rows
+
     async def _found(self) -> Found:
-        known = {each["collection"]: each for each in await self._call("GET", "/collections")}
+        known = {each["collection"]: each for each in await self._rows("/collections")}
         fields: dict[str, Sequence[Mapping[str, Any]]] = {}
         for name in (collection.name for collection in self._needed.collections if collection.name in known):
             folder = known[name].get("schema") is None  # of which Directus says that it has no fields by a 403
-            fields[name] = () if folder else await self._call("GET", f"/fields/{name}")
-        relations = await self._call("GET", "/relations")
+            fields[name] = () if folder else await self._rows(f"/fields/{name}")
+        relations = await self._rows("/relations")
         query = {"filter[policy][_eq]": POLICY_ID, "fields": "collection,action", "limit": "-1"}
-        granted = await self._call("GET", "/permissions", query=query)
-        policies = await self._call("GET", "/policies", query={"filter[id][_eq]": POLICY_ID, "fields": "id"})
+        granted = await self._rows("/permissions", query)
+        policies = await self._rows("/policies", {"filter[id][_eq]": POLICY_ID, "fields": "id"})
         return Found(
             fields,
-            relations or (),
+            relations,
             bool(policies),
             frozenset((each["collection"], each["action"]) for each in granted if "collection" in each),
         )
+
+    async def _users(self, fields: str) -> Sequence[Mapping[str, Any]]:
+        """The service user, if it is there."""
+        return await self._rows("/users", {"filter[id][_eq]": USER_ID, "fields": fields})
 
     async def _own_account(self) -> str | None:
         """The configured token, if it is one of a user that was not made here."""
@@ -137,12 +158,12 @@ class _Bootstrap:
         self._done.append(step.says)
 
     async def _service_user(self) -> None:
-        query = {"filter[id][_eq]": USER_ID, "fields": "id,status,token,policies.policy"}
-        rows = await self._call("GET", "/users", query=query)
+        rows = await self._users("id,status,token,policies.policy")
         says = "service user directus-sync-sidecar"
         if not rows:
             token = self._client.token.value or self._fresh_token()
-            await self._make_user(Step(says, "/users", user(token)))
+            if not await self._make_user(Step(says, "/users", user(token))):
+                await self._service_user()  # as that of somebody else it may have another token
             return
         [row] = rows
         if row.get("status") != "active":
@@ -161,13 +182,17 @@ class _Bootstrap:
         token = token or self._fresh_token()
         await self._make_user(Step(f"token of the {says}", f"/users/{USER_ID}", {"token": token}, "PATCH"))
 
-    async def _make_user(self, step: Step) -> None:
+    async def _make_user(self, step: Step) -> bool:
+        """Whether it was made here; False where somebody else has made the same user in this moment."""
         if not self._dry_run:
             try:
                 await self._call(step.method, step.path, step.body)
             except DirectusRefused as error:
+                if error.code == "RECORD_NOT_UNIQUE" and await self._users("id"):
+                    return False
                 raise self._refused(f"{step.says} could not be made: {_why(error)}") from None
         self._done.append(step.says)
+        return True
 
     def _fresh_token(self) -> str:
         """Written down before Directus has it: whatever ends this in between, the next run goes on with it."""
@@ -209,6 +234,6 @@ def _write(file: Path, token: str) -> None:
 
 
 def _why(error: DirectusRefused) -> str:
-    if error.code == "RESOURCE_RESTRICTED":
-        return "the licence of this Directus does not allow it; see its settings, License"
+    if error.code in ("RESOURCE_RESTRICTED", "LIMIT_EXCEEDED"):
+        return f"the licence of this Directus has no room for it ({error.code}); see its settings, License"
     return f"Directus answers {error.status} {error.code}; look at its log, and run this again"
