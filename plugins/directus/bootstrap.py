@@ -122,6 +122,7 @@ class _Bootstrap:
         policies = await self._rows("/policies", {"filter[id][_eq]": POLICY_ID, "fields": "id"})
         return Found(
             fields,
+            frozenset(known.keys() - fields.keys()),
             relations,
             bool(policies),
             frozenset((each["collection"], each["action"]) for each in granted if "collection" in each),
@@ -153,7 +154,9 @@ class _Bootstrap:
             except DirectusRefused as error:
                 # Somebody else may have made it in this moment; Directus answers that with anything, 500 too.
                 if any(each.says == step.says for each in steps(needed, await self._found())):
-                    raise self._refused(f"{step.says} could not be made: {_why(error)}") from None
+                    raise self._refused(
+                        f"{step.says} could not be made: {_why(error)}{_perhaps(step, error)}"
+                    ) from None
                 return
         self._done.append(step.says)
 
@@ -231,6 +234,12 @@ def _write(file: Path, token: str) -> None:
         opened.flush()
         os.fsync(opened.fileno())
     fresh.rename(file)
+
+
+def _perhaps(step: Step, error: DirectusRefused) -> str:
+    # Directus does not show views, nor tables in other schemas, and fails over their names.
+    taken = step.path == "/collections" and isinstance(error, DirectusFailed)
+    return " (a table or view of this name may be in its database)" if taken else ""
 
 
 def _why(error: DirectusRefused) -> str:
