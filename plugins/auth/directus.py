@@ -30,6 +30,7 @@ from plugins.auth.directus_tokens import Kind, Token, read_token
 from plugins.auth.directus_vouchers import Vouched, Vouchers
 from plugins.directus.account import READ_PEOPLE
 from plugins.directus.bootstrap import bootstrap
+from plugins.directus.client import AnswerTooLarge, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.plan import Needed
 from sidecar import (
@@ -114,6 +115,8 @@ class Directus(Authenticator):
             stack.push_async_callback(self._vouchers.close)
             try:
                 await self._inspect()
+            except (NoDirectus, AnswerTooLarge) as error:
+                raise StartRefused("auth", error.reason) from None
             except Unavailable as error:
                 log.warning("directus_waited_for", reason=error.reason)
                 looking = asyncio.create_task(self._look_until_inspected())
@@ -160,7 +163,7 @@ class Directus(Authenticator):
 
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
         """The service account, with the right to see who may sign in."""
-        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), dry_run=dry_run)
+        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), part="auth", dry_run=dry_run)
 
     async def findings(self) -> Sequence[Finding]:
         """For `sidecar doctor`."""

@@ -28,6 +28,10 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     swallow: bool = False
     """Directus carries it out, and the answer is lost with the connection."""
+    hold: bool = False
+    """Directus carries it out, and whoever called waits for the answer until they go."""
+    held: int = 0
+    """How many were carried out and are not answered."""
     delay: float = 0.0
     happened: int = 0
 
@@ -98,6 +102,10 @@ class DirectusFront:
         """Carried out, and the answer is lost."""
         return self._add(Fault(times, of, swallow=True))
 
+    def hold(self, times: int = 1, *, of: Which = lambda _method, _path: True) -> Fault:
+        """Carried out, and never answered: the moment in which to kill whoever called."""
+        return self._add(Fault(times, of, hold=True))
+
     def delay(self, seconds: float, times: int = 10**9, *, of: Which = lambda _method, _path: True) -> Fault:
         """Each takes so much longer."""
         return self._add(Fault(times, of, delay=seconds))
@@ -140,7 +148,7 @@ class DirectusFront:
         self.seen.append((request.method, request.path))
         self.tokens.add(request.headers.get("Authorization", ""))
         body = await request.read()
-        swallow = False
+        swallow, hold = False, None
         for fault in list(self._faults):
             if fault.times <= 0 or not fault.of(request.method, request.path):
                 continue
@@ -150,11 +158,15 @@ class DirectusFront:
             if fault.status:
                 return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
             swallow |= fault.swallow
+            hold = fault if fault.hold else hold
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
         async with self._session.request(
             request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
         ) as answer:
             content = await answer.read()
+            if hold is not None:
+                hold.held += 1
+                await asyncio.Event().wait()
             if swallow and request.transport is not None:
                 request.transport.abort()
             kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
