@@ -217,15 +217,21 @@ def licence_findings(licence: Mapping[str, Any]) -> Iterator[Finding]:
     if not isinstance(limits, Mapping) or not isinstance(usage, Mapping):
         return
     for name, used in usage.items():
-        limit = limits.get(name)
-        most = limit.get("limit") if isinstance(limit, Mapping) else None
-        if isinstance(used, int) and isinstance(most, int) and most > 0 and used >= most * _NEARLY and used <= most:
+        most = _most(limits.get(name))
+        if isinstance(used, int) and most and most * _NEARLY <= used <= most:
             yield Finding(
                 "licence-limit",
                 "note",
                 f"{used} of the {most} {name} of Directus' licence are in use; beyond them it is locked",
                 "make room, or get a larger licence",
             )
+
+
+def _most(limit: object) -> int:
+    """What is allowed, with what was bought to it; 0 where nothing limits it."""
+    told = limit if isinstance(limit, Mapping) else {}
+    parts = [part for name in ("limit", "overage", "addon") if isinstance(part := told.get(name), int)]
+    return 0 if -1 in parts else sum(parts)
 
 
 def _one_address(logins: Sequence[Any]) -> Finding | None:

@@ -223,10 +223,12 @@ class Writes:
         found: set[str] = set()
         for at in range(0, len(keys), self._link.most_read):
             part = keys[at : at + self._link.most_read]
+            fields = ["id", "hashed_user_id"]
             rows = await self._link.search(
-                self._link.names.messages, filter={"id": {"_in": part}}, fields=["id"], limit=len(part)
+                self._link.names.messages, filter={"id": {"_in": part}}, fields=fields, limit=len(part)
             )
-            found |= {str(row.get("id")) for row in rows}
+            # A row of that key which a hand has made somebody else's is not ours: it would never be read as this message.
+            found |= {key for row in rows if (key := str(row.get("id"))).startswith(f"{row['hashed_user_id']}_")}
         return found
 
     async def _post_messages(self, units: Sequence[Unit]) -> None:

@@ -40,14 +40,14 @@ def _configured(folder: Path, url: str) -> Path:
 
 async def _killed(path: Path, front: DirectusFront) -> None:
     """One that is killed by SIGKILL once its first change was carried out, before it hears of it."""
-    held = front.hold(of=_changes)
+    kept = front.keep(of=_changes)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sidecar", "bootstrap", "--config", str(path)),
         env={**os.environ, "DIRECTUS_ADMIN_TOKEN": ADMIN_TOKEN},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    await until(lambda: held.held == 1 or process.returncode is not None, 60)
+    await until(lambda: kept.kept == 1 or process.returncode is not None, 60)
     process.kill()
     said, _ = await process.communicate()
     assert (process.returncode, said) == (-9, b""), said

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 
 from sidecar.ids import ChatId, UserHash
@@ -23,7 +19,7 @@ from sidecar.slots.store import Elsewhere
 from tests.device import Device, Frame, doc
 from tests.directus_store.conftest import ServeOn
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
-from tests.integration.world import NEVER, cached, key_count, settled, until
+from tests.integration.world import NEVER, key_count, settled, until
 from tests.services.directus.front import DirectusFront
 from tests.services.proxy import FaultProxy
 
@@ -40,7 +36,7 @@ async def _say(device: Device, chat: str, *numbers: int) -> list[Frame]:
     return answers
 
 
-async def _with_texts(server: Server, device: Device, chat: str = "one") -> None:
+async def with_texts(server: Server, device: Device, chat: str = "one") -> None:
     """A stored chat with a message, a draft and a title."""
     await _say(device, chat, 1)
     await device.ask("draft_update", {"chatId": chat, "content": doc("a draft"), "basedOnVersion": 0})
@@ -85,7 +81,7 @@ async def test_f33_a_chat_deleted_in_directus_is_deleted_here_key_and_all(
 ) -> None:
     """F33, S44, S68: within a second its devices are told; a device that comes back with it does not bring it back."""
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         keys = key_count(server)
         begun = time.monotonic()
         await directus.delete("chats", key_of(person, "one"))
@@ -122,7 +118,7 @@ async def test_f33_a_title_cleared_in_directus_reaches_the_devices_as_a_revision
     directus: Prepared, serve_on: ServeOn
 ) -> None:
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await directus.edit("chats", key_of(person, "one"), title=None)
         told = (await device.event("chat_restored"))["chat"]
         assert (told["title"], told["title_version"]) == (None, 2)
@@ -140,7 +136,7 @@ async def test_f33_a_row_that_was_put_back_to_an_older_text_goes_on_above_what_d
 ) -> None:
     """An admin takes a draft back to what it was two revisions before, as the row had it then."""
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         [then] = await directus.rows("chats", person)
         for version in (1, 2):
             base = {"content": doc(f"worse {version}"), "basedOnVersion": version}
@@ -164,8 +160,8 @@ async def test_f33_s46_a_text_edited_into_nonsense_is_flagged_and_overwritten_by
 ) -> None:
     """F33, S46, T29: what does not open is said to be so; the other chat of the person syncs."""
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device, "one")
-        await _with_texts(server, device, "two")
+        await with_texts(server, device, "one")
+        await with_texts(server, device, "two")
         await directus.edit("chats", key_of(person, "one"), draft=nonsense)
         await until(lambda: plugin_of(server).state()["changes_of_others"] != 0)
         await asyncio.sleep(0.3)
@@ -203,7 +199,7 @@ async def test_f33_a_report_that_meets_a_write_of_our_own_takes_nothing_back(
     """While the row is read for the report, an edit is accepted and stored: what was read is older than what is here."""
     person = somebody()
     async with serve_on(directus, options={"changes": "notices"}) as server, Device(server.url, person) as device:
-        await _with_texts(server, device)
+        await with_texts(server, device)
         store = server.context.parts.store
         known = store.known
 
@@ -243,7 +239,7 @@ async def test_own_writes_are_no_news(directus: Prepared, serve_on: ServeOn) -> 
     async with _listened(directus, serve_on) as (_, server, device):
         await asyncio.sleep(1.0)
         before = plugin_of(server).state()["changes_of_others"]
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await _say(device, "one", 2, 3)
         await settled(server)
         await device.ask("chat_delete", {"chatId": "one"})
@@ -258,7 +254,7 @@ async def test_f33_edits_made_while_nobody_listened_are_read_afterwards(
 ) -> None:
     """The connection drops, an admin edits, the connection is back: a delta read closes the gap."""
     async with _listened(directus, serve_on, url=front.url) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         assert await front.drop_sockets() == 1
         await directus.edit("chats", key_of(person, "one"), title=None)
         told = (await device.event("chat_restored"))["chat"]
@@ -279,7 +275,7 @@ async def test_f33_a_connection_that_died_in_silence_is_noticed_and_the_gap_clos
         Device(server.url, person, wait=30) as device,
     ):
         await _listening(server)
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await asyncio.sleep(2.5)
         assert plugin_of(server).state()["listening"], "with its pings it lives on"
         proxy.black_hole()
@@ -304,7 +300,7 @@ async def test_f33_where_graphql_is_not_served_the_other_websocket_reports(
     front.answer(404, "no", 10**6, of=lambda _, path: path == "/graphql")
     async with _listened(directus, serve_on, url=front.url) as (person, server, device):
         assert front.opened == ["/websocket"]
-        await _with_texts(server, device)
+        await with_texts(server, device)
         second = (await _say(device, "one", 2))[0]["message"]["id"]
         await settled(server)
         await directus.edit("chats", key_of(person, "one"), title=None)
@@ -324,7 +320,7 @@ async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
         serve_on(directus, options={"changes": "notices"}) as server,
         Device(server.url, person) as device,
     ):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await directus.edit("chats", key_of(person, "one"), title=None)
         await _say(device, "one", 2)
         told = (await device.event("chat_restored"))["chat"]
@@ -334,7 +330,7 @@ async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
 async def test_an_edit_is_told_once_however_often_is_looked(directus: Prepared, serve_on: ServeOn) -> None:
     """Each look reads some of the time before once more."""
     async with _listened(directus, serve_on) as (person, server, device):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         changes = plugin_of(server)._changes
         before = changes.heard
         await directus.edit("chats", key_of(person, "one"), title=None)
@@ -350,76 +346,10 @@ async def test_changes_are_found_without_a_websocket(directus: Prepared, serve_o
         serve_on(directus, options={"changes": "look"}) as server,
         Device(server.url, person) as device,
     ):
-        await _with_texts(server, device)
+        await with_texts(server, device)
         await directus.edit("chats", key_of(person, "one"), title=None)
         assert (await device.event("chat_restored"))["chat"]["title"] is None
         assert not plugin_of(server).state()["listening"]
-
-
-_SECRET = "a secret of the Flow and the sidecar"
-
-
-async def _notice(
-    server: Server,
-    body: dict[str, Any] | bytes,
-    *,
-    secret: str = _SECRET,
-    sent: float | None = None,
-    headers: dict[str, str] | None = None,
-) -> int:
-    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    at = f"{time.time() if sent is None else sent:.3f}"
-    signature = hmac.new(secret.encode(), at.encode() + b"." + raw, hashlib.sha256).hexdigest()
-    told = {"X-Sidecar-Time": at, "X-Sidecar-Signature": signature, **(headers or {})}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"{server.url}/v1/hooks/persistence", data=raw, headers=told) as response,
-    ):
-        return response.status
-
-
-async def test_t42_a_signed_notice_is_taken_once_and_every_other_changes_nothing(
-    directus: Prepared, serve_on: ServeOn
-) -> None:
-    """T42, F33: bad signature, too old, too new, of another body, replayed: 401, and the cached copy stays."""
-    person = somebody()
-    async with (
-        serve_on(directus, options={"changes": "look", "notice_secret": _SECRET}) as server,
-        Device(server.url, person) as device,
-    ):
-        await _with_texts(server, device)
-        key = key_of(person, "one")
-        body = {"event": "items.update", "collection": directus.names.chats, "keys": [key]}
-        full = device.full("one")
-        assert await cached(server, full) is not None
-        assert await _notice(server, body, secret="another") == 401
-        assert await _notice(server, body, sent=time.time() - 301) == 401
-        assert await _notice(server, body, sent=time.time() + 400) == 401
-        assert await _notice(server, body, headers={"X-Sidecar-Signature": ""}) == 401
-        assert await _notice(server, body, headers={"X-Sidecar-Time": "yesterday"}) == 401
-        assert await cached(server, full) is not None
-        for wrong in (b"[]", b"no json", {"event": "items.update"}, {**body, "event": "users.login"}):
-            assert await _notice(server, wrong) == 400
-        assert await _notice(server, b"x" * 70_000) == 413
-        assert await cached(server, full) is not None
-        at = time.time()
-        # Deleted while the sidecar looks for edits alone: only the notice can tell of it.
-        await directus.delete("chats", key)
-        gone = {"event": f"{directus.names.chats}.items.delete", "collection": directus.names.chats, "key": key}
-        assert await _notice(server, gone, sent=at) == 204
-        assert (await device.event("chat_deleted"))["chatId"] == full
-        assert await _notice(server, gone, sent=at) == 401, "a replay"
-        assert await _notice(server, {**gone, "key": "nobody's"}) == 204
-
-
-async def test_t42_without_a_secret_no_notice_is_taken(directus: Prepared, serve_on: ServeOn) -> None:
-    body = {"event": "items.update", "collection": directus.names.chats, "key": "x"}
-    async with serve_on(directus) as server:
-        assert await _notice(server, body, secret="") == 401
-        async with aiohttp.ClientSession() as session:
-            for slot in ("cache", "nothing"):
-                async with session.post(f"{server.url}/v1/hooks/{slot}", data=b"{}") as response:
-                    assert response.status == 404
 
 
 async def test_t47_an_erased_person_leaves_no_row(directus: Prepared, serve_on: ServeOn) -> None:
@@ -427,10 +357,10 @@ async def test_t47_an_erased_person_leaves_no_row(directus: Prepared, serve_on: 
     person, other = somebody(), somebody()
     async with serve_on(directus) as server, Device(server.url, other) as bystander:
         await _listening(server)
-        await _with_texts(server, bystander)
+        await with_texts(server, bystander)
         async with Device(server.url, person) as device:
             for chat in ("one", "two"):
-                await _with_texts(server, device, chat)
+                await with_texts(server, device, chat)
             keys = key_count(server)
             hear_ended(server.context, Ended(person, erased=True))
             assert await device.closed() == 4401

@@ -197,19 +197,20 @@ async def test_s45_what_is_read_from_directus_late_replaces_nothing_newer(
 ) -> None:
     """S45, S74: a slow read of a chat while an edit of it is accepted."""
     person = somebody()
-    async with serve_on(directus, front.url, _LOOK, drafts=NEVER) as server, Device(server.url, person) as device:
+    async with serve_on(directus, front.url, _HEAR, drafts=NEVER) as server, Device(server.url, person) as device:
         await device.ask("message_send", {"tempChatId": "one", "clientMessageId": "m1", "content": doc("one")})
         await settled(server)
         await server.context.parts.cache.chats.drop(UserHash(device.user), [ChatId(device.full("one"))])
         assert await cached(server, device.full("one")) is None
-        slow = front.delay(0.8, 3, of=lambda method, path: method == "SEARCH" and directus.names.chats in path)
+        slow = front.hold(1, of=lambda method, path: method == "SEARCH" and directus.names.chats in path)
+        assert slow.held is not None
         reading = asyncio.create_task(device.sync())
-        await until(lambda: len(front.seen) > 0)
+        await until(lambda: slow.happened == 1)
         base = {"content": doc("newer"), "basedOnVersion": 0}
         answer = await device.ask("draft_update", {"chatId": "one", **base})
         assert answer["payload"]["version"] == 1
+        slow.held.set()
         await reading
-        assert slow.happened
         found = await cached(server, device.full("one"))
         assert found is not None
         assert found.version == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from sidecar.server.running import Server
 from tests.device import Device, doc
+from tests.directus_store.test_notices import notice
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
 from tests.fleet.fleet import Fleet
 from tests.integration.world import AT_ONCE, until
@@ -69,6 +71,27 @@ async def test_s31_s55_first_messages_take_effect_once_and_edits_reach_devices_o
                 return [row["title_version"] for row in await directus.rows("chats", person)] == [2]
 
             await until(stored)
+
+
+async def test_t42_a_notice_that_one_process_took_is_a_replay_at_the_other(
+    directus: Prepared, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """T42: whoever caught it cannot show it to another process either; that one hears of what the first took."""
+    person, secret = somebody(), "what notices are signed with, 32 bytes and more"
+    section = directus.section(changes="notices", notice_secret=secret)
+    async with (
+        _fleet(tmp_path, redis_server).serving(2, persistence=section, drafts=AT_ONCE) as servers,
+        Device(servers[1].url, person, wait=20) as device,
+    ):
+        await device.ask("message_send", {"tempChatId": "one", "clientMessageId": "m", "content": doc("one")})
+        await _all_delivered(servers)
+        key, sent = key_of(person, "one"), time.time()
+        await directus.delete("chats", key)
+        gone = {"event": "items.delete", "collection": directus.names.chats, "key": key}
+        assert await notice(servers[0], gone, secret=secret, sent=sent) == 204
+        assert (await device.event("chat_deleted"))["chatId"] == device.full("one")
+        for server in servers:
+            assert await notice(server, gone, secret=secret, sent=sent) == 401
 
 
 async def test_when_the_one_that_listens_goes_another_takes_its_place(

@@ -96,6 +96,16 @@ class RedisServer(LocalServer):
         async with self.client(decode_responses=True, single_connection_client=True, socket_timeout=10) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
+    async def dumped(self) -> bytes:
+        """Every key with its value, as they would stand in a snapshot that is not compressed."""
+        async with self.client() as client:
+            told = await client.config_get("rdbcompression")
+            await client.config_set("rdbcompression", "no")
+            try:
+                return b"".join([key + (await client.dump(key) or b"") async for key in client.scan_iter(count=1000)])
+            finally:
+                await client.config_set("rdbcompression", str(told["rdbcompression"]))
+
     async def info(self, *sections: str) -> dict[str, Any]:
         """What INFO says, by name."""
         async with self.client(decode_responses=True) as client:

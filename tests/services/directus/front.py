@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -28,26 +29,36 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     swallow: bool = False
     """Directus carries it out, and the answer is lost with the connection."""
-    hold: bool = False
+    keep: bool = False
     """Directus carries it out, and whoever called waits for the answer until they go."""
-    held: int = 0
+    kept: int = 0
     """How many were carried out and are not answered."""
     delay: float = 0.0
+    held: asyncio.Event | None = None
+    """Until it is set."""
     happened: int = 0
 
 
 class DirectusFront:
     """`async with DirectusFront(server.url) as front`: passes calls and sockets on to Directus, until it is told otherwise."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, host: str = HOST) -> None:
+        """`host`: the address of this machine that it listens on."""
         self.target = target
+        self.host = host
         self.seen: list[tuple[str, str]] = []
         """Method and path of every call that came."""
         self.opened: list[str] = []
         """The path of every WebSocket that was opened."""
         self.tokens: set[str] = set()
         """What came as a token."""
+        self.headers: set[str] = set()
+        """The names of all headers that came, in lower case."""
         self.most_at_once = 0
+        self.broken: list[tuple[str, str]] = []
+        """Method and path of every call that Directus began and never answered."""
+        self.answered: Counter[int] = Counter()
+        """How often Directus itself answered with this status."""
         self._at_once = 0
         self._faults: list[Fault] = []
         self._sockets: set[web.WebSocketResponse] = set()
@@ -57,7 +68,7 @@ class DirectusFront:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self._reserved.number}"
+        return f"http://{self.host}:{self._reserved.number}"
 
     async def __aenter__(self) -> Self:
         self._reserved = ReservedPort()
@@ -66,7 +77,7 @@ class DirectusFront:
         app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, self._reserved.number, reuse_address=True).start()
+        await web.TCPSite(self._runner, self.host, self._reserved.number, reuse_address=True).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -102,13 +113,17 @@ class DirectusFront:
         """Carried out, and the answer is lost."""
         return self._add(Fault(times, of, swallow=True))
 
-    def hold(self, times: int = 1, *, of: Which = lambda _method, _path: True) -> Fault:
+    def keep(self, times: int = 1, *, of: Which = lambda _method, _path: True) -> Fault:
         """Carried out, and never answered: the moment in which to kill whoever called."""
-        return self._add(Fault(times, of, hold=True))
+        return self._add(Fault(times, of, keep=True))
 
     def delay(self, seconds: float, times: int = 10**9, *, of: Which = lambda _method, _path: True) -> Fault:
         """Each takes so much longer."""
         return self._add(Fault(times, of, delay=seconds))
+
+    def hold(self, times: int = 10**9, *, of: Which = lambda _method, _path: True) -> Fault:
+        """They wait for `fault.held.set()`."""
+        return self._add(Fault(times, of, held=asyncio.Event()))
 
     def _add(self, fault: Fault) -> Fault:
         self._faults.append(fault)
@@ -147,34 +162,46 @@ class DirectusFront:
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.path))
         self.tokens.add(request.headers.get("Authorization", ""))
+        self.headers.update(name.lower() for name in request.headers)
         body = await request.read()
-        swallow, hold = False, None
+        swallow, kept = False, None
         for fault in list(self._faults):
             if fault.times <= 0 or not fault.of(request.method, request.path):
                 continue
             fault.times -= 1
             fault.happened += 1
             await asyncio.sleep(fault.delay)
+            if fault.held is not None:
+                await fault.held.wait()
             if fault.status:
                 return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
             swallow |= fault.swallow
-            hold = fault if fault.hold else hold
+            kept = fault if fault.keep else kept
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
-        async with self._session.request(
-            request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
-        ) as answer:
-            content = await answer.read()
-            if hold is not None:
-                hold.held += 1
-                await asyncio.Event().wait()
-            if swallow and request.transport is not None:
-                request.transport.abort()
-            kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
-            return web.Response(
-                status=answer.status,
-                body=content,
-                headers={name: value for name, value in answer.headers.items() if name.lower() in kept},
-            )
+        try:
+            async with self._session.request(
+                request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                content = await answer.read()
+                status, told = answer.status, answer.headers
+        except (aiohttp.ClientError, OSError) as error:
+            if not isinstance(error, aiohttp.ClientConnectorError):
+                self.broken.append((request.method, request.path))
+            if request.transport is not None:
+                request.transport.abort()  # as Directus' own connection ended
+            return web.Response(status=502)
+        if kept is not None:
+            kept.kept += 1
+            await asyncio.Event().wait()
+        self.answered[status] += 1
+        if swallow and request.transport is not None:
+            request.transport.abort()
+        passed = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
+        return web.Response(
+            status=status,
+            body=content,
+            headers={name: value for name, value in told.items() if name.lower() in passed},
+        )
 
     async def _bridge(self, request: web.Request) -> web.StreamResponse:
         spoken = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
