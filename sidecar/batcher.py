@@ -6,11 +6,14 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
 A = TypeVar("A")
+
+
+_SEVERAL = 8
+"""From so many on a batch is one of several."""
 
 
 class Batcher(Generic[Q, A]):
@@ -19,8 +22,6 @@ class Batcher(Generic[Q, A]):
     The first call leaves with all that were made in the same turn of the event loop. While a batch is under way further
     calls gather, and leave together when it came back: one batch at a time, so a later call never overtakes an
     earlier one. Who wants several batches at once makes several batchers. There is no task while nothing waits.
-
-    With a `pause` calls gather for longer: for whoever has to make few batches where many calls come one by one.
 
     A caller that is cancelled before its question left is not asked for at all; afterwards the question takes its
     course and its answer is dropped. Neither touches the other callers. Belongs to one event loop.
@@ -31,6 +32,7 @@ class Batcher(Generic[Q, A]):
         send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
         *,
         most: int = 100,
+        linger: float = 0.0,
         pause: Callable[[], float] | None = None,
     ) -> None:
         """`send` gets 1 to `most` questions, oldest first, and returns as many answers in the same order.
@@ -39,19 +41,23 @@ class Batcher(Generic[Q, A]):
         caller of that batch. A different number of answers is a `RuntimeError` for all of them, since nobody could
         say whose they are.
 
-        `pause` is asked before each batch for how many seconds further calls gather first, 0 for none; with `most` of them
-        it leaves at once.
+        `linger`: where the last batch was of several, the next one waits up to so many seconds until as many have
+        gathered again. For a peer to which a batch costs hardly more than a call.
+
+        `pause`: asked before each batch for how many seconds further calls gather first, 0 for none; with `most` of them it
+        leaves at once. For whoever has to make few batches where many calls come one by one.
         """
         if most < 1:
             raise ValueError(f"a batch has room for at least one question, not {most}")
         self._send = send
         self._most = most
-        self._pause = pause
-        self._enough = asyncio.Event()
-        """As many wait as have room in a batch."""
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._under_way = 0
+        self._linger = linger
+        self._pause = pause
+        self._enough: tuple[int, asyncio.Future[None]] | None = None
+        """So many are waited for."""
 
     @property
     def unanswered(self) -> int:
@@ -66,10 +72,10 @@ class Batcher(Generic[Q, A]):
         """The answer to this question, to be awaited at once: as a call, for a caller that wraps it in a coroutine of its own."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
+        if self._enough is not None and len(self._waiting) >= self._enough[0] and not self._enough[1].done():
+            self._enough[1].set_result(None)
         if self._task is None:
             self._start()
-        elif len(self._waiting) >= self._most:
-            self._enough.set()
         return answer
 
     def _start(self) -> None:
@@ -88,7 +94,8 @@ class Batcher(Generic[Q, A]):
 
     async def _run(self) -> None:
         while self._waiting:
-            await self._gather()
+            if self._pause is not None and len(self._waiting) < self._most:
+                await self._gather(self._most, self._pause())
             if not (batch := self._next()):
                 break
             answers: Sequence[A | Exception]
@@ -107,14 +114,21 @@ class Batcher(Generic[Q, A]):
                 self._under_way = 0
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
+            if self._linger and len(batch) >= _SEVERAL:
+                await self._gather(len(batch), self._linger)
 
-    async def _gather(self) -> None:
-        if self._pause is None or len(self._waiting) >= self._most or (seconds := self._pause()) <= 0:
+    async def _gather(self, count: int, seconds: float) -> None:
+        """Until so many wait, for so long at most."""
+        if len(self._waiting) >= count or seconds <= 0:
             return
-        self._enough.clear()
-        with suppress(TimeoutError):
+        self._enough = count, asyncio.get_running_loop().create_future()
+        try:
             async with asyncio.timeout(seconds):
-                await self._enough.wait()
+                await self._enough[1]
+        except TimeoutError:
+            pass
+        finally:
+            self._enough = None
 
     def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
         batch: list[tuple[Q, asyncio.Future[A]]] = []

@@ -1,9 +1,9 @@
 """`persistence.directus`: chats, messages and devices in three collections of a Directus, sealed values only.
 
 It writes down what it hears through the hooks; `DirectusStore` reads it back. The parts, from here down: `directus_store`,
-`directus_messages` and `directus_reads` (reads), `directus_writes` and `directus_merge` (what a write does to rows), `directus_changes`
-and `directus_looks` (what others do to them), `directus_link` (the way there, looked at before it is used), `directus_rows` (rows and
-records); `plugins.directus` is what all plugins of Directus share.
+`directus_messages` and `directus_reads` (reads), `directus_writes`, `directus_merge` and `directus_ahead` (what a write does to rows),
+`directus_rewrites` and `directus_removals`, `directus_changes` and `directus_looks` (what others do to rows), `directus_link` (the way
+there, looked at before it is used), `directus_rows` (rows and records); `plugins.directus` is what all plugins of Directus share.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from plugins.directus.notices import Notices
 from plugins.directus.options import DirectusOptions
 from plugins.directus.store_findings import needed_for_store, store_findings
 from plugins.persistence.damage import Damage
+from plugins.persistence.directus_ahead import Ahead
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import Link
+from plugins.persistence.directus_removals import Removals
+from plugins.persistence.directus_rewrites import Devices
 from plugins.persistence.directus_store import DirectusStore
 from plugins.persistence.directus_writes import Writes
 from sidecar import (
@@ -69,18 +72,25 @@ class Directus:
         self._link = Link(options)
         self._damage = Damage("sidecar.persistence.directus")
         self._changes = Changes(self._link, options.changes)
-        self._writes = Writes(self._link, self._changes, options.write_timeout)
-        self._store = DirectusStore(self._link, self._writes, self._changes, self._damage)
+        ahead = Ahead()
+        self._writes = Writes(self._link, self._changes, ahead, options.write_timeout)
+        self._removals = Removals(self._link, self._changes, ahead, options.write_timeout)
+        devices = Devices(self._link, options.write_timeout)
+        self._store = DirectusStore(self._link, devices, self._removals, self._changes, self._damage)
         self._notices = Notices(options.notice_secret)
 
     async def __aenter__(self) -> Directus:
         await self._link.__aenter__()
+        await self._writes.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._link.__aexit__()
+        try:
+            await self._writes.__aexit__()
+        finally:
+            await self._link.__aexit__()
 
     def state(self) -> Mapping[str, object]:
         """For `/readyz`: whether the last call went through, whether changes are heard, how many damaged rows were met. Asks nothing."""
@@ -146,12 +156,12 @@ class Directus:
     @hookimpl
     async def on_chat_deleted(self, chat: Deleted) -> None:
         """Chat and messages go."""
-        await self._writes.delete(chat)
+        await self._removals.delete(chat)
 
     @hookimpl
     async def on_user_erased(self, user: UserHash) -> None:
         """Everything of this person goes."""
-        await self._writes.erase(user)
+        await self._removals.erase(user)
 
     @hookimpl
     async def on_sync(self, user: UserHash, before: tuple[datetime, ChatId] | None, limit: int) -> Page[ChatInDB]:

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 from plugins.directus.client import DirectusClient, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.directus.schema import ACTIONS, Names, collections
 from sidecar import StartRefused, Unavailable
+
+T = TypeVar("T")
 
 PART = "persistence"
 MOST_ROWS = 100
@@ -234,6 +236,15 @@ class Link:
             PART,
             f"{collection} lacks {', '.join(missing) or 'some field'}: run sidecar bootstrap, which adds what is missing",
         )
+
+
+async def in_time(deadline: float, answer: Awaitable[T]) -> T:
+    """The answer to a write, its wait included, within so many seconds: below a hook's own timeout, which would count as a try."""
+    try:
+        async with asyncio.timeout(deadline):
+            return await answer
+    except TimeoutError:
+        raise Unavailable(PART, "Directus is too slow for what waits to be written") from None
 
 
 def _graphql_of(sockets: object) -> str | None:

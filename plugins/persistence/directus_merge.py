@@ -21,6 +21,7 @@ STATE_FIELDS = (
     "last_message_timestamp",
     "changed_at",
     "changed_by",
+    "ahead",
 )
 """What must be known of a row before it is written; its texts are not among it."""
 
@@ -40,6 +41,8 @@ class Write:
     message: MessageInDB | None
     message_key: str | None
     message_row: Mapping[str, Any] | None
+    behind: bool = False
+    """The chat's row follows messages that were written without it; it makes no row."""
 
     @classmethod
     def of(cls, chat: ChatInDB, message: MessageInDB | None) -> Self:
@@ -73,6 +76,11 @@ class Unit:
         texts = [self.changes.get("title"), self.changes.get("draft")]
         texts += [row.get(name) for row in self.messages.values() for name in ("content", "sender_name")]
         return _OVERHEAD * self.rows + sum(len(each) for each in texts if each)
+
+    def plain_rows(self) -> Sequence[Mapping[str, Any]]:
+        """The messages, each with the number that the chat's row would get."""
+        numbers = {write.message_key: write.row["messages_version"] for _, write in self.writes}
+        return [{**row, "messages_version": numbers[key]} for key, row in self.messages.items()]
 
     def message_rows(self) -> Sequence[Mapping[str, Any]]:
         """With the first one comes what changes of the chat, so that all of it is one transaction."""

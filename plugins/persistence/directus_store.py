@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from plugins.persistence.cells import count_of as count_of_cell
 from plugins.persistence.damage import Damage
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import Link
 from plugins.persistence.directus_messages import Messages
 from plugins.persistence.directus_reads import all_of, rows_behind, rows_of
+from plugins.persistence.directus_removals import Removals
+from plugins.persistence.directus_rewrites import Devices, reseal
 from plugins.persistence.directus_rows import (
     CHAT_FIELDS,
     DEVICE_FIELDS,
@@ -17,9 +21,9 @@ from plugins.persistence.directus_rows import (
     chat_key,
     chat_of,
     device_of,
+    read_time,
     written,
 )
-from plugins.persistence.directus_writes import Writes
 from sidecar import (
     Batcher,
     ChatId,
@@ -38,6 +42,7 @@ _KEYS = 250
 """Rows that are read by one call."""
 _KEYS_AT_ONCE = 20_000
 """Keys that are read by one call, two or three megabytes."""
+_FIELDS = (*CHAT_FIELDS, "ahead")
 _NEVER = "1970-01-01T00:00:00.000Z"
 """The time with which a row without one is read."""
 
@@ -45,9 +50,10 @@ _NEVER = "1970-01-01T00:00:00.000Z"
 class DirectusStore(Store):
     """The store behind an open link."""
 
-    def __init__(self, link: Link, writes: Writes, changes: Changes, damage: Damage) -> None:
+    def __init__(self, link: Link, devices: Devices, removals: Removals, changes: Changes, damage: Damage) -> None:
         self._link = link
-        self._writes = writes
+        self._devices = devices
+        self._removals = removals
         self._changes = changes
         self._damage = damage
         self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
@@ -71,20 +77,43 @@ class DirectusStore(Store):
         rows: list[Row] = []
         if before is None or written(before[0]) != _NEVER:
             place = (None, "") if before is None else (written(before[0]), chat_key(user, before[1]))
-            rows = await rows_behind(self._link, name, CHAT_FIELDS, mine, "updated_at", place, wanted)
+            rows = await rows_behind(self._link, name, _FIELDS, mine, "updated_at", place, wanted)
         dated = len(rows)
         if dated < wanted and (before is not None or dated < total):
             # Those that a hand left without a time: what they are read with is older than everything.
             last = chat_key(user, before[1]) if before is not None and written(before[0]) == _NEVER else ""
             undated = await self._link.every(
-                name, filter={"_and": [mine, {"updated_at": {"_null": True}}]}, sort=["-id"], fields=list(CHAT_FIELDS)
+                name, filter={"_and": [mine, {"updated_at": {"_null": True}}]}, sort=["-id"], fields=list(_FIELDS)
             )
             rows += [row for row in undated if not last or str(row.get("id")) < last]
-        found = [chat_of(row, self._damage) for row in rows[:limit]]
+        # In the order of the rows, whatever their messages say: the next page goes on from the last row.
+        found = [chat_of(row, self._damage) for row in await self._told_by_messages(rows[:limit], order=False)]
         return Page([chat for chat in found if chat is not None], len(rows) > limit, total)
 
     async def _read_chats(self, keys: Sequence[str]) -> Sequence[Row | Exception | None]:
-        return await rows_of(self._link, self._link.names.chats, CHAT_FIELDS, keys)
+        rows = await rows_of(self._link, self._link.names.chats, _FIELDS, keys)
+        told = iter(await self._told_by_messages([row for row in rows if isinstance(row, Mapping)]))
+        return [next(told) if isinstance(row, Mapping) else row for row in rows]
+
+    async def _told_by_messages(self, rows: Sequence[Row], *, order: bool = True) -> Sequence[Row]:
+        """The rows, those that are marked with what their messages tell; without `order`, but for the time by which chats are sorted."""
+        marked = list(dict.fromkeys(str(row.get("id")) for row in rows if row.get("ahead") is not None))
+        told: dict[str, tuple[int, datetime | None]] = {}
+        for at in range(0, len(marked), self._link.most_read):
+            part = marked[at : at + self._link.most_read]
+            found = await self._link.search(
+                self._link.names.messages,
+                filter={"chat_id": {"_in": part}},
+                aggregate={"max": ["messages_version", "created_at"]},
+                groupBy=["chat_id"],
+                limit=len(part),
+            )
+            for each in found:
+                most = each.get("max")
+                if isinstance(most, Mapping):
+                    number = count_of_cell(most.get("messages_version")) or 0
+                    told[str(each.get("chat_id"))] = number, read_time(most.get("created_at"))
+        return [_as_told(row, *told[key], order=order) if (key := str(row.get("id"))) in told else row for row in rows]
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -113,7 +142,7 @@ class DirectusStore(Store):
                         yield chat
 
     async def reseal(self, chat: ChatInDB, messages: Sequence[MessageInDB]) -> None:
-        await self._writes.reseal(chat, messages)
+        await reseal(self._link, chat, messages)
 
     async def devices(self, user: UserHash) -> Sequence[DeviceInDB]:
         return await self._of_people(user)
@@ -134,10 +163,10 @@ class DirectusStore(Store):
         return [found[user] for user in users]
 
     async def put_device(self, device: DeviceInDB) -> None:
-        await self._writes.put_device(device)
+        await self._devices.put(device)
 
     async def drop_device(self, user: UserHash, device: DeviceId) -> None:
-        await self._writes.drop_device(user, device)
+        await self._removals.drop_device(user, device)
 
     async def changed(self) -> AsyncIterator[Elsewhere]:
         async for change in self._changes.follow():
@@ -146,3 +175,14 @@ class DirectusStore(Store):
     async def met(self) -> AsyncIterator[Elsewhere]:
         async for change in self._changes.met():
             yield change
+
+
+def _as_told(row: Row, number: int, last: datetime | None, *, order: bool) -> Row:
+    """The row as its newest message would have made it."""
+    told: dict[str, Any] = dict(row)
+    told["messages_version"] = max(number, count_of_cell(row.get("messages_version")) or 0)
+    for name in ("last_message_timestamp", "updated_at") if order else ("last_message_timestamp",):
+        known = read_time(row.get(name))
+        if last is not None and (known is None or last > known):
+            told[name] = written(last)
+    return told

@@ -10,30 +10,30 @@ import asyncio
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Self, TypeVar
 
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
+from plugins.persistence.directus_ahead import Ahead
 from plugins.persistence.directus_changes import Changes
-from plugins.persistence.directus_link import PART, Link
+from plugins.persistence.directus_link import PART, Link, in_time
 from plugins.persistence.directus_merge import STATE_FIELDS, Unit, Write, units_of
 from plugins.persistence.directus_rows import (
     Row,
-    chat_key,
-    device_key,
-    device_row,
-    message_key,
-    sealed,
 )
-from sidecar import Batcher, ChatInDB, Deleted, DeviceId, DeviceInDB, MessageInDB, Unavailable, Unstorable, UserHash
+from sidecar import Batcher, ChatInDB, MessageInDB, Unavailable, Unstorable
 
 T = TypeVar("T")
 
 _LANES = 2
 """Batches under way at once: while one reads, another writes. A chat keeps to its lane."""
+_LINGER = 0.05
+"""Seconds that a lane waits for as many writes as it has just made: the other lane is at work meanwhile."""
 _BYTES = 700_000
 """Of one write: Directus takes 1 MB unless it is told otherwise."""
 _TRIES = 4
 """Of a write that lost a race against somebody else's."""
+_FOLLOW_SECONDS = 1.0
+"""Between two looks for rows that are to follow their messages."""
 _ID = {"fields": "id"}
 
 Answer = Exception | None
@@ -42,20 +42,29 @@ Answer = Exception | None
 class Writes:
     """Writes over an open link. Errors: `Unavailable`, `Unstorable`; `DirectusFailed` for what Directus alone fails over."""
 
-    def __init__(self, link: Link, changes: Changes, deadline: float) -> None:
+    def __init__(self, link: Link, changes: Changes, ahead: Ahead, deadline: float) -> None:
         """`deadline`: in seconds for one write, the wait for those before it included."""
         self._link = link
         self._changes = changes
         self._deadline = deadline
-        self._lanes: list[Batcher[Write, None]] = [Batcher(self._put) for _ in range(_LANES)]
-        self._deletions: Batcher[str, None] = Batcher(self._delete)
-        self._devices: Batcher[DeviceInDB, None] = Batcher(self._put_devices)
-        self._most_deleted = -1
-        """By one call; all of them, unless Directus was found to refuse so many."""
+        self._lanes: list[Batcher[Write, None]] = [Batcher(self._put, linger=_LINGER) for _ in range(_LANES)]
+        self._ahead = ahead
+        self._following: asyncio.Task[None] | None = None
         self.fault: str | None = None
         """Why the last write failed within Directus; None once one went through again."""
         self._succeeded = 0.0
         self._failed_first: dict[str, float] = {}
+
+    async def __aenter__(self) -> Self:
+        self._following = asyncio.create_task(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Rows that follow their messages are written first, where that can be; those that are not stay marked."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._catch_up(everything=True)
 
     # -- chats and messages --------------------------------------------------------------------------------------------
 
@@ -63,36 +72,48 @@ class Writes:
         """Makes the chat's row or raises the parts of it that `chat` has newer; with it the message, in one transaction."""
         if message is not None and (message.hashed_user_id, message.chat_id) != (chat.hashed_user_id, chat.id):
             raise Unstorable(f"message {message.id} does not belong to chat {chat.id}")
-        write = Write.of(chat, message)
-        lane = self._lanes[zlib.crc32(write.key.encode()) % _LANES]
-        await self._in_time(lane(write))
+        await self._written(Write.of(chat, message))
 
-    async def _in_time(self, answer: Awaitable[T]) -> T:
-        # Within the hook's own timeout, which would count as a try.
-        try:
-            async with asyncio.timeout(self._deadline):
-                return await answer
-        except TimeoutError:
-            raise Unavailable(PART, "Directus is too slow for what waits to be written") from None
+    async def _written(self, write: Write) -> None:
+        lane = self._lanes[zlib.crc32(write.key.encode()) % _LANES]
+        await in_time(self._deadline, lane(write))
 
     async def _put(self, writes: Sequence[Write]) -> Sequence[Answer]:
         answers: dict[int, Answer] = {}
-        await self._store(list(enumerate(writes)), answers)
+        numbered: list[tuple[int, Write]] = []
+        for number, write in enumerate(writes):
+            latest = self._ahead.latest(write.key) if write.behind else write
+            if latest is None:
+                answers[number] = None  # the row was written meanwhile
+            else:
+                numbered.append((number, latest))
+        if numbered:
+            await self._store(numbered, answers)
         return [answers[number] for number in range(len(writes))]
 
     async def _store(self, writes: list[tuple[int, Write]], answers: dict[int, Answer], tries: int = 1) -> None:
         """Stores them and enters what came of each."""
-        rows = await self._rows([write.key for _, write in writes])
+        running = self._running(writes) if tries == 1 else {}
+        rows = await self._rows([write.key for _, write in writes if write.key not in running])
         stored: set[str] = set()
         if tries > 1:
             stored = await self._those_stored(writes)
-        units = units_of(writes, rows, stored, answers)
+        units = units_of(writes, {**rows, **running}, stored, answers)
         for row in rows.values():
             self._changes.note_before_write(row)
+        if tries == 1:
+            ahead = [unit for unit in units if self._ahead.may_run(unit)]
+            await self._run_ahead(ahead, {**rows, **running}, answers)
+            units = [unit for unit in units if unit not in ahead]
+        for unit in units:
+            self._take_mark_away(unit, rows.get(unit.key))
+            if not unit.exists and all(write.behind for _, write in unit.writes):
+                unit.changes = {}  # the chat was deleted meanwhile, its messages with it
         with_messages = [unit for unit in units if unit.messages]
         without = [unit for unit in units if not unit.messages]
         for unit in without:
             if not unit.changes:
+                self._ahead.level(unit)
                 unit.settle(answers, None)
         names = self._link.names
         groups = (
@@ -123,7 +144,10 @@ class Writes:
         send: Callable[[Sequence[Unit]], Awaitable[None]],
         answers: dict[int, Answer],
         tries: int,
+        done: Callable[[Unit], None] | None = None,
     ) -> None:
+        """`done` is told of each that went through."""
+        done = done or self._ahead.level
         try:
             await send(units)
         except Unavailable as error:
@@ -136,10 +160,12 @@ class Writes:
             self.fault = None
             for unit in units:
                 self._failed_first.pop(unit.key, None)
+                done(unit)
                 unit.settle(answers, None)
 
     async def _refused(self, units: list[Unit], error: DirectusRefused, answers: dict[int, Answer], tries: int) -> None:
         """All of these were refused as one. Looked at again they may go through; else by halves, until it is known who is to blame."""
+        self._ahead.forget(unit.key for unit in units)
         writes = [write for unit in units for write in unit.writes]
         if tries < _TRIES and error.code in ("RECORD_NOT_UNIQUE", "INVALID_FOREIGN_KEY", "FORBIDDEN"):
             # Stored before (its answer was lost), or made or deleted by others meanwhile.
@@ -207,6 +233,67 @@ class Writes:
         rows = [row for unit in units for row in unit.message_rows()]
         await self._link.call("POST", f"/items/{self._link.names.messages}", rows, query=_ID)
 
+    # -- messages that run ahead of their chat's row -------------------------------------------------------------------
+
+    def _running(self, writes: Sequence[tuple[int, Write]]) -> dict[str, Row]:
+        """Of the chats that are ahead and stay so, what their rows would say: these need not be read."""
+        of_chats: dict[str, list[Write]] = {}
+        for _, write in writes:
+            of_chats.setdefault(write.key, []).append(write)
+        found: dict[str, Row] = {}
+        for key, group in of_chats.items():
+            state = self._ahead.state(key)
+            if state is not None and self._ahead.continues(group):
+                found[key] = state
+        return found
+
+    def _take_mark_away(self, unit: Unit, row: Row | None) -> None:
+        """What a hook was given is the newest there is of a chat. What follows may be late, and takes only its own mark away."""
+        mark = row.get("ahead") if row is not None else None
+        if mark is not None and (mark == self._ahead.mark or not all(write.behind for _, write in unit.writes)):
+            unit.changes["ahead"] = None
+
+    async def _run_ahead(self, units: Sequence[Unit], states: Mapping[str, Row], answers: dict[int, Answer]) -> None:
+        """The mark first: a row that is marked for nothing does no harm."""
+        unmarked = [unit for unit in units if self._ahead.state(unit.key) is None]
+
+        async def mark(piece: Sequence[Unit]) -> None:
+            changes = {"keys": [unit.key for unit in piece], "data": {"ahead": self._ahead.mark}}
+            await self._link.call("PATCH", f"/items/{self._link.names.chats}", changes, query=_ID)
+
+        async def send(piece: Sequence[Unit]) -> None:
+            rows = [row for unit in piece for row in unit.plain_rows()]
+            await self._link.call("POST", f"/items/{self._link.names.messages}", rows, query=_ID)
+
+        marked = [unit for unit in units if unit not in unmarked]
+        for piece in self._pieces(unmarked):
+            try:
+                await mark(piece)
+            except Unavailable as error:
+                for unit in piece:
+                    unit.settle(answers, error)
+            except DirectusRefused as error:
+                await self._refused(piece, error, answers, 1)
+            else:
+                marked += piece
+        for piece in self._pieces(marked):
+            await self._send(piece, send, answers, 1, lambda unit: self._ahead.ran(unit, states[unit.key]))
+
+    async def _follow(self) -> None:
+        """Runs for good."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            await self._catch_up()
+
+    async def _catch_up(self, *, everything: bool = False) -> None:
+        due = self._ahead.due(everything=everything)
+        answers = await asyncio.gather(*(self._written(write) for write in due), return_exceptions=True)
+        for write, answer in zip(due, answers, strict=True):
+            if isinstance(answer, Unavailable | DirectusRefused):
+                self._ahead.put_off(write.key)
+            elif isinstance(answer, BaseException):
+                self._ahead.forget([write.key])  # the mark stays, and tells whoever reads
+
     def _patcher(self, name: str) -> Callable[[Sequence[Unit]], Awaitable[None]]:
         async def patch(units: Sequence[Unit]) -> None:
             rows = [{"id": unit.key, **unit.changes} for unit in units]
@@ -219,103 +306,3 @@ class Writes:
             await self._link.call("POST", f"/items/{name}", [unit.changes for unit in units], query=_ID)
 
         return post
-
-    # -- the end of chats and persons ----------------------------------------------------------------------------------
-
-    async def delete(self, chat: Deleted) -> None:
-        """Removes chat and messages."""
-        await self._in_time(self._deletions(chat_key(chat.user, chat.chat_id)))
-
-    async def _delete(self, keys: Sequence[str]) -> Sequence[None]:
-        self._changes.note_deletion(keys)
-        names, chosen = self._link.names, {"_in": list(dict.fromkeys(keys))}
-        # The messages first: where the relation was made without its cascade, a chat with messages could not go.
-        await self._delete_all(names.messages, {"chat_id": chosen})
-        await self._delete_all(names.chats, {"id": chosen})
-        return [None] * len(keys)
-
-    async def erase(self, user: UserHash) -> None:
-        """Removes every row of this person, those too in which a hand has changed the owner."""
-        self._changes.note_deletion((), user)
-        names = self._link.names
-        for name in (names.messages, names.chats, names.devices):
-            await self._delete_all(
-                name, {"_or": [{"hashed_user_id": {"_eq": user}}, {"id": {"_starts_with": f"{user}_"}}]}
-            )
-
-    async def _delete_all(self, name: str, condition: Mapping[str, Any]) -> None:
-        while True:
-            most = self._most_deleted
-            try:
-                await self._link.call("DELETE", f"/items/{name}", {"query": {"filter": condition, "limit": most}})
-            except DirectusFailed as error:
-                raise Unavailable(PART, f"Directus fails at deleting ({error.code}): look at its log") from None
-            except DirectusRefused as error:
-                if error.code != "INVALID_PAYLOAD" or most == 1:
-                    raise Unstorable(f"Directus does not let rows of {name} be deleted ({error.code})") from None
-                self._most_deleted = self._link.most_rows if most == -1 else most // 2  # `MAX_BATCH_MUTATION`
-                continue
-            if (most == -1 and not self._link.limited) or not await self._link.search(
-                name, filter=condition, fields=["id"], limit=1
-            ):
-                return
-
-    # -- new bytes, devices --------------------------------------------------------------------------------------------
-
-    async def reseal(self, chat: ChatInDB, messages: Sequence[MessageInDB]) -> None:
-        """New bytes for the same revisions. A null never replaces a value, and no row is made."""
-        for message in messages:
-            if (message.hashed_user_id, message.chat_id) != (chat.hashed_user_id, chat.id):
-                raise Unstorable(f"message {message.id} does not belong to chat {chat.id}")
-        names, key = self._link.names, chat_key(chat.hashed_user_id, chat.id)
-        revision = ("version", "draft_op", "title_version", "title_op")
-        rows = await self._link.search(
-            names.chats, filter={"id": {"_eq": key}}, fields=["id", "title", "draft", *revision], limit=1
-        )
-        if not rows or any(rows[0].get(name) != getattr(chat, name) for name in revision):
-            changes = {}
-        else:
-            new = {"title": sealed(chat.title), "draft": sealed(chat.draft)}
-            changes = {
-                name: value for name, value in new.items() if value is not None and rows[0].get(name) is not None
-            }
-        contents = {message_key(each.hashed_user_id, each.chat_id, each.id): each.content for each in messages}
-        there = (
-            await self._link.every(names.messages, filter={"id": {"_in": list(contents)}}, fields=["id"])
-            if contents
-            else []
-        )
-        if changes:
-            await self._patch(names.chats, [{"id": key, **changes}])
-        await self._patch(
-            names.messages, [{"id": row["id"], "content": sealed(contents[str(row["id"])])} for row in there]
-        )
-
-    async def put_device(self, device: DeviceInDB) -> None:
-        """Makes or replaces a device."""
-        await self._in_time(self._devices(device))
-
-    async def _put_devices(self, devices: Sequence[DeviceInDB]) -> Sequence[None]:
-        name = self._link.names.devices
-        rows = {str(row["id"]): row for row in map(device_row, devices)}
-        for _ in range(_TRIES):
-            found = await self._link.search(name, filter={"id": {"_in": list(rows)}}, fields=["id"], limit=len(rows))
-            there = {str(row.get("id")) for row in found}
-            try:
-                if new := [row for key, row in rows.items() if key not in there]:
-                    await self._link.call("POST", f"/items/{name}", new, query=_ID)
-                await self._patch(name, [row for key, row in rows.items() if key in there])
-            except DirectusRefused as error:
-                if error.code not in ("RECORD_NOT_UNIQUE", "FORBIDDEN"):
-                    raise Unstorable(f"a device cannot be written: {error}") from None
-                continue  # made or dropped by others meanwhile
-            return [None] * len(devices)
-        raise Unstorable("a device cannot be written: Directus forbids it: run sidecar doctor")
-
-    async def drop_device(self, user: UserHash, device: DeviceId) -> None:
-        """Removes a device; nothing if it is not there."""
-        await self._in_time(self._delete_all(self._link.names.devices, {"id": {"_eq": device_key(user, device)}}))
-
-    async def _patch(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        for at in range(0, len(rows), self._link.most_rows):
-            await self._link.call("PATCH", f"/items/{name}", rows[at : at + self._link.most_rows], query=_ID)

@@ -219,6 +219,29 @@ async def test_a_call_made_from_a_callback_of_the_last_answer_is_not_forgotten()
         assert await asyncio.wait_for(ask(n), 5) == n * 10
 
 
+async def test_after_a_batch_of_several_as_many_are_waited_for_and_no_longer_than_told() -> None:
+    wire = Wire()
+    ask = Batcher(wire.send, linger=30.0)
+    await asyncio.gather(*(ask(n) for n in range(10)))
+    calls = [asyncio.create_task(ask(n)) for n in range(10, 16)]
+    await asyncio.sleep(0.05)
+    assert len(wire.batches) == 1, "six are not ten"
+    calls += [asyncio.create_task(ask(n)) for n in range(16, 20)]
+    await asyncio.wait_for(asyncio.gather(*calls), 5)
+    assert wire.batches[1:] == [list(range(10, 20))]
+    ask = Batcher(wire.send, linger=0.05)
+    await asyncio.gather(*(ask(n) for n in range(10)))
+    assert await asyncio.wait_for(ask(99), 5) == 990, "nobody else comes"
+    await asyncio.wait_for(ask(100), 5)
+
+
+async def test_a_single_call_is_never_made_to_wait_for_others() -> None:
+    wire = Wire()
+    ask = Batcher(wire.send, linger=3600.0)
+    for n in range(5):
+        assert await asyncio.wait_for(ask(n), 5) == n * 10
+
+
 async def test_one_callers_context_is_not_seen_by_the_batch() -> None:
     person: contextvars.ContextVar[str] = contextvars.ContextVar("person")
     seen: list[str | None] = []
