@@ -1,19 +1,22 @@
-# The sidecar, with nothing but Python's standard image and what requirements.lock pins.
+# The sidecar, with nothing but Python's standard image and what requirements.lock pins (requirements-build.lock for what builds it).
 #
 #   docker build --tag directus-sync-sidecar .
 #   docker run --read-only --tmpfs /tmp --volume data:/var/lib/sidecar --volume ./sidecar.yaml:/etc/sidecar/sidecar.yaml:ro …
 
 FROM python:3.13-slim AS build
 WORKDIR /src
-COPY requirements.lock ./
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY requirements.lock requirements-build.lock ./
 RUN python -m venv /opt/sidecar \
-    && /opt/sidecar/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock \
-    && /opt/sidecar/bin/pip install --no-cache-dir --disable-pip-version-check "hatchling>=1.27"
+    && /opt/sidecar/bin/pip install --require-hashes --requirement requirements.lock \
+    && python -m venv /opt/build \
+    && /opt/build/bin/pip install --require-hashes --requirement requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY sidecar ./sidecar
 COPY plugins ./plugins
-RUN /opt/sidecar/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation . \
-    && /opt/sidecar/bin/pip uninstall --yes hatchling
+# What builds it is in no image that runs.
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+    && /opt/sidecar/bin/pip install --no-deps --no-index /wheels/*.whl
 
 FROM python:3.13-slim
 # A number, so that Kubernetes can see that it is not root. It owns its data, and nothing that it runs.

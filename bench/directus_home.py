@@ -17,11 +17,14 @@ import orjson
 from bench.cores import Cores, on_core
 from bench.editing import BenchFailed
 from bench.link import Link
+from bench.missing import Missing
 from bench.pair import type_and_code
 from bench.served import Served, ours
 from plugins.directus.schema import Names
+from tests.services.directus.installing import find_directus
 from tests.services.directus.server import SECRET, DirectusServer
 from tests.services.directus.sidecars import prepare
+from tests.services.programs import Missing as NoProgram
 
 _HOURS = 4 * 3600
 _A_CALL = 100
@@ -33,6 +36,14 @@ _LIMITS = {
     "bytes_per_user": "1024MiB",
 }
 _NUMBERS = itertools.count()
+
+
+def described() -> str:
+    """Name and version, for the table's head. Raises `Missing`."""
+    try:
+        return f"Directus {find_directus().version}"
+    except NoProgram as missing:
+        raise Missing(str(missing)) from None
 
 
 class Refused(BenchFailed):

@@ -14,7 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 
-from bench import first_sync, idle, keys, many_chats, on_directus, reconnect, steady, throughput, with_redis
+from bench import (
+    directus_home,
+    first_sync,
+    idle,
+    keys,
+    many_chats,
+    on_directus,
+    reconnect,
+    steady,
+    throughput,
+    with_redis,
+)
 from bench.cores import Cores, assign, on_core
 from bench.hocuspocus import installing
 from bench.missing import Missing
@@ -122,7 +133,8 @@ async def run(plan: Plan, results: Path, parts: Sequence[str] = tuple(PARTS)) ->
 def _machine() -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     system = f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()}, Python {platform.python_version()}"
-    return f"{system}, {packages}, {_named(described)}, {_named(lambda: installing.find().versions)}"
+    services = (described, directus_home.described, lambda: installing.find().versions)
+    return ", ".join([system, packages, *(_named(each) for each in services)])
 
 
 def _named(asked: Callable[[], str]) -> str:

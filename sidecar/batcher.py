@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Q = TypeVar("Q")
@@ -23,6 +24,8 @@ class Batcher(Generic[Q, A]):
     calls gather, and leave together when it came back: one batch at a time, so a later call never overtakes an
     earlier one. Who wants several batches at once makes several batchers. There is no task while nothing waits.
 
+    With a `pause` calls gather for longer: for whoever has to make few batches where many calls come one by one.
+
     A caller that is cancelled before its question left is not asked for at all; afterwards the question takes its
     course and its answer is dropped. Neither touches the other callers. Belongs to one event loop.
     """
@@ -32,6 +35,7 @@ class Batcher(Generic[Q, A]):
         send: Callable[[Sequence[Q]], Awaitable[Sequence[A | Exception]]],
         *,
         most: int = 100,
+        pause: Callable[[], float] | None = None,
         linger: float = 0.0,
     ) -> None:
         """`send` gets 1 to `most` questions, oldest first, and returns as many answers in the same order.
@@ -40,19 +44,27 @@ class Batcher(Generic[Q, A]):
         caller of that batch. A different number of answers is a `RuntimeError` for all of them, since nobody could
         say whose they are.
 
-        `linger`: where the last batch was of several, the next one waits up to so many seconds until as many have
-        gathered again. For a peer to which a batch costs hardly more than a call.
+        `pause` is asked before each batch for how many seconds further calls gather first, 0 for none; with `most` of them
+        it leaves at once.
+
+        `linger`: right behind a batch of several the next waits up to so many seconds until as many have gathered again.
+        For a peer to which a batch costs hardly more than a call.
         """
         if most < 1:
             raise ValueError(f"a batch has room for at least one question, not {most}")
         self._send = send
         self._most = most
+        self._pause = pause
+        self._linger = linger
+        self._last = 0
+        """How many the last batch had."""
+        self._last_ended = 0.0
+        self._wanted = most
+        self._enough = asyncio.Event()
+        """As many wait as are wanted."""
         self._waiting: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._task: asyncio.Task[None] | None = None
         self._under_way = 0
-        self._linger = linger
-        self._enough: tuple[int, asyncio.Future[None]] | None = None
-        """So many are waited for."""
 
     @property
     def unanswered(self) -> int:
@@ -67,10 +79,10 @@ class Batcher(Generic[Q, A]):
         """The answer to this question, to be awaited at once: as a call, for a caller that wraps it in a coroutine of its own."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
-        if self._enough is not None and len(self._waiting) >= self._enough[0] and not self._enough[1].done():
-            self._enough[1].set_result(None)
         if self._task is None:
             self._start()
+        elif len(self._waiting) >= self._wanted:
+            self._enough.set()
         return answer
 
     def _start(self) -> None:
@@ -88,7 +100,10 @@ class Batcher(Generic[Q, A]):
             self._start()
 
     async def _run(self) -> None:
-        while batch := self._next():
+        while self._waiting:
+            await self._gather()
+            if not (batch := self._next()):
+                break
             answers: Sequence[A | Exception]
             self._under_way = len(batch)
             try:
@@ -103,22 +118,23 @@ class Batcher(Generic[Q, A]):
                 raise
             finally:
                 self._under_way = 0
+            self._last, self._last_ended = len(batch), asyncio.get_running_loop().time()
             for (_, future), answer in zip(batch, answers, strict=True):
                 _settle(future, answer)
-            if self._linger and len(batch) >= _SEVERAL:
-                await self._gather(len(batch))
 
-    async def _gather(self, count: int) -> None:
-        if len(self._waiting) >= count:
+    async def _gather(self) -> None:
+        self._wanted, seconds = self._most, 0.0
+        if self._linger and self._last >= _SEVERAL:
+            self._wanted = self._last
+            seconds = self._last_ended + self._linger - asyncio.get_running_loop().time()
+        if self._pause is not None and len(self._waiting) < self._most:
+            seconds = self._pause()
+        if seconds <= 0 or len(self._waiting) >= self._wanted:
             return
-        self._enough = count, asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(self._linger):
-                await self._enough[1]
-        except TimeoutError:
-            pass
-        finally:
-            self._enough = None
+        self._enough.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._enough.wait()
 
     def _next(self) -> list[tuple[Q, asyncio.Future[A]]]:
         batch: list[tuple[Q, asyncio.Future[A]]] = []

@@ -147,7 +147,17 @@ class LoadedPlugin:
 
     async def notice(self, headers: Mapping[str, str], body: bytes) -> Sequence[object]:
         """What its own `notice` makes of it, asked where it lives. Raises `Unauthenticated`, `Refused`, `Unavailable`."""
-        method = self.instance.notice  # type: ignore[attr-defined]  # `takes_notices` was asked before
+        value = await self._of_notice("notice", headers, body)  # `takes_notices` was asked before
+        return tuple(value) if isinstance(value, Iterable) else ()
+
+    async def notice_id(self, headers: Mapping[str, str], body: bytes) -> str | None:
+        """What it says makes a notice this one and no other; None where it does not say. Asked of one that it has taken."""
+        if not callable(getattr(self.instance, "notice_id", None)):
+            return None
+        return str(await self._of_notice("notice_id", headers, body))
+
+    async def _of_notice(self, name: str, headers: Mapping[str, str], body: bytes) -> object:
+        method = getattr(self.instance, name)
 
         async def ask() -> object:
             said = method(headers, body)
@@ -155,10 +165,10 @@ class LoadedPlugin:
 
         answer = await self._run(ask, self.entry.timeout)
         if answer.error is None:
-            return tuple(answer.value) if isinstance(answer.value, Iterable) else ()
+            return answer.value
         if isinstance(answer.error, Unauthenticated | Refused | Unavailable):
             raise answer.error
-        self._failed("notice", answer.error)
+        self._failed(name, answer.error)
         raise Unavailable(self.name, "its plugin failed over the notice")
 
     async def state(self) -> object:
@@ -261,7 +271,8 @@ def finding_of(error: SidecarError) -> Finding:
         says, remedy = _halves(str(error).removeprefix(f"{error.part}: "))
         return Finding("refused", "error", says, remedy)
     if isinstance(error, Unavailable):
-        return Finding("unavailable", "error", str(error), "see that it runs and can be reached from this host")
+        says, remedy = _halves(str(error), "see that it runs and can be reached from this host")
+        return Finding("unavailable", "error", says, remedy)
     return Finding("failed", "error", f"{type(error).__name__}: {error}", "look at the log of the sidecar")
 
 
@@ -269,9 +280,9 @@ def _unlooked(why: str) -> Finding:
     return Finding("findings", "warning", f"its findings() failed: {why}", "report it to the plugin's author")
 
 
-def _halves(text: str) -> tuple[str, str]:
+def _halves(text: str, otherwise: str = "see the plugin's documentation") -> tuple[str, str]:
     says, _, remedy = text.partition("; ")
-    return says, remedy or "see the plugin's documentation"
+    return says, remedy or otherwise
 
 
 def _copy(value: object) -> object:

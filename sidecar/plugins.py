@@ -210,8 +210,14 @@ class Plugins:
 
     async def notice(self, slot: str, headers: Mapping[str, str], body: bytes) -> Sequence[object]:
         """What the slot's plugin makes of a notice. Raises `Unauthenticated`, `Refused`, `Unavailable`."""
-        plugin = next(each for each in self._plugins if each.entry.slot == slot and each.takes_notices)
-        return await plugin.notice(headers, body)
+        return await self._taking(slot).notice(headers, body)
+
+    async def notice_id(self, slot: str, headers: Mapping[str, str], body: bytes) -> str | None:
+        """What it says makes the notice this one and no other; None where it does not say. Raises `Unavailable`."""
+        return await self._taking(slot).notice_id(headers, body)
+
+    def _taking(self, slot: str) -> LoadedPlugin:
+        return next(each for each in self._plugins if each.entry.slot == slot and each.takes_notices)
 
     async def state(self) -> Mapping[str, object]:
         """For `/readyz`: what each plugin says of itself, a slot's under the name of the slot. At most a second."""

@@ -3,7 +3,8 @@
 An access token, a session token (in the first frame, or as Directus' own HttpOnly cookie with `server.cookie`), or a static token.
 The token says who somebody is; whether that person may still come in says the service account. The parts, from here down:
 `directus_tokens` (what a token claims), `directus_vouchers` (whether Directus takes it), `directus_people` (who it is),
-`directus_sessions` (which are open here), `directus_changes` (who is ended elsewhere), `directus_source` (the calls).
+`directus_line` and `directus_pace` (how many of them in a second), `directus_sessions` (which are open here), `directus_changes`
+(who is ended elsewhere), `directus_source` (the calls).
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from pydantic import Field, SecretStr, field_validator
 
 from plugins.auth.directus_changes import Changes
 from plugins.auth.directus_findings import sign_in_findings
+from plugins.auth.directus_line import Line
+from plugins.auth.directus_pace import Pace
 from plugins.auth.directus_people import People, Person
 from plugins.auth.directus_sessions import OpenSessions
 from plugins.auth.directus_source import Source
 from plugins.auth.directus_tokens import Kind, Token, read_token
-from plugins.auth.directus_vouchers import Pace, Vouched, Vouchers
+from plugins.auth.directus_vouchers import Vouched, Vouchers
 from plugins.directus.account import READ_PEOPLE
 from plugins.directus.bootstrap import bootstrap
+from plugins.directus.client import AnswerTooLarge, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.plan import Needed
 from sidecar import (
@@ -49,8 +53,10 @@ _UNHEARD_SECONDS = 2.0
 _SESSION_SECONDS = 2.0
 """For the tabs of one browser that come back at once: Directus reports no end of a session."""
 _AGAIN_SECONDS = 2.0
-_LOOKS_A_SECOND = 100.0
-"""At sessions that are open: 6,000 with session tokens in each process once a minute."""
+_LOOKS_A_SECOND = 100
+"""At sessions that are open: 5,000 with session tokens in each process once a minute."""
+_PATIENCE, _PATIENCE_OF_LOOKS = 4.0, 8.0
+"""Seconds in the line; the core gives a sign-in ten, and a look as many. What a sign-in asks Directus after it takes its time too."""
 
 
 class Directus(Authenticator):
@@ -72,8 +78,9 @@ class Directus(Authenticator):
             description="What is shown as the sender of a message: first and last name, the first alone, nothing.",
         )
         sign_ins_per_second: Annotated[int, Field(ge=1, le=1000)] = Field(
-            default=50,
-            description="How many tokens Directus is asked about in a second at most; who comes beyond that waits.",
+            default=44,
+            description="How many calls those who come make in a second at most: one about each token, unless there is a `secret`, "
+            "and a few that read all of these people. Who comes beyond that waits, or is told when to come again.",
         )
 
         @field_validator("secret")
@@ -89,8 +96,11 @@ class Directus(Authenticator):
         self._options = options
         self._secret = options.secret.get_secret_value() if options.secret is not None else None
         self._source = Source(options)
-        self._people = People(self._read_people, kept=self._kept)
-        self._vouchers = Vouchers(self._source.vouch, Pace(float(options.sign_ins_per_second)), Pace(_LOOKS_A_SECOND))
+        pace = Pace(options.sign_ins_per_second)
+        self._people = People(self._read_people, kept=self._kept, pace=pace)
+        self._vouchers = Vouchers(
+            self._source.vouch, Line(pace, _PATIENCE), Line(Pace(_LOOKS_A_SECOND), _PATIENCE_OF_LOOKS)
+        )
         self._open = OpenSessions()
         self._changes = Changes(self._source.client, self._people, self._vouchers, self._open, self._still)
         self._inspected = False
@@ -105,6 +115,8 @@ class Directus(Authenticator):
             stack.push_async_callback(self._vouchers.close)
             try:
                 await self._inspect()
+            except (NoDirectus, AnswerTooLarge) as error:
+                raise StartRefused("auth", error.reason) from None
             except Unavailable as error:
                 log.warning("directus_waited_for", reason=error.reason)
                 looking = asyncio.create_task(self._look_until_inspected())
@@ -151,7 +163,7 @@ class Directus(Authenticator):
 
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
         """The service account, with the right to see who may sign in."""
-        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), dry_run=dry_run)
+        return await bootstrap(self._options, Needed(permissions=READ_PEOPLE), part="auth", dry_run=dry_run)
 
     async def findings(self) -> Sequence[Finding]:
         """For `sidecar doctor`."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from plugins.auth.directus_pace import Pace
 from sidecar import Batcher
 
 FIELDS = ("id", "status", "role", "first_name", "last_name", "tfa_secret")
@@ -20,6 +21,8 @@ FIELDS = ("id", "status", "role", "first_name", "last_name", "tfa_secret")
 ACTIVE = "active"
 _MOST_KEPT = 50_000
 _AT_ONCE = 100
+_GATHER_SECONDS = 0.5
+"""From one call to the next at least, while many come."""
 _READ_AGAIN = 3
 
 
@@ -40,15 +43,25 @@ Read = Callable[[Sequence[str]], Awaitable[Mapping[str, Person]]]
 
 
 class People:
-    """Asks for up to 100 people in one call, one call at a time: a thousand who come at once are ten calls."""
+    """Asks for up to 100 people in one call, one call at a time: a thousand who come at once are ten calls.
 
-    def __init__(self, read: Read, *, kept: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
-        """`read` answers for those it finds; one that is not among them does not exist. `kept`: how many seconds an answer is good now."""
+    They gather for a moment while the pace is busy, and are asked for at once while it is not.
+    """
+
+    def __init__(
+        self, read: Read, *, kept: Callable[[], float], pace: Pace, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`read` answers for those it finds; one that is not among them does not exist. `kept`: how many seconds an answer is good now.
+
+        `pace` counts these calls and holds up none of them: whoever is read has waited for the turn already, if there was a line.
+        """
         self._read = read
         self._kept = kept
+        self._pace = pace
         self._clock = clock
         self._known: dict[str, tuple[Person, float]] = {}
-        self._ask: Batcher[str, Person | None] = Batcher(self._send, most=_AT_ONCE)
+        self._ask: Batcher[str, Person | None] = Batcher(self._send, most=_AT_ONCE, pause=self._pause)
+        self._last_read = -_GATHER_SECONDS
         self._asking: dict[str, asyncio.Future[Person | None]] = {}
         self._asked: Sequence[str] = ()
         self._dropped: set[str] = set()
@@ -77,11 +90,15 @@ class People:
             self._known.pop(user_id, None)
         self._dropped.update(self._asked if user_ids is None else user_ids)
 
+    def _pause(self) -> float:
+        return self._last_read + _GATHER_SECONDS - self._clock() if self._pace.busy else 0.0
+
     async def _send(self, user_ids: Sequence[str]) -> Sequence[Person | None]:
         self._asked = user_ids
         for _ in range(_READ_AGAIN):
             self._dropped = set()
-            started = self._clock()
+            started = self._last_read = self._clock()
+            self._pace.count()
             found = await self._read(self._asked)
             if self._dropped.isdisjoint(self._asked):
                 self._keep(found, started)

@@ -11,6 +11,7 @@ from typing import Self
 from plugins.auth.directus_people import FIELDS, Person, person_of
 from plugins.auth.directus_tokens import Token, mint
 from plugins.auth.directus_vouchers import Vouched
+from plugins.directus.blame import blamed, no_directus
 from plugins.directus.client import DirectusClient
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusRefused
@@ -86,25 +87,23 @@ class Source:
 
         Raises `StartRefused` with what mends it, and `Unavailable`.
         """
-        if not self.client.token.value:
-            raise StartRefused("auth", "Directus has no token for the service account; run `sidecar bootstrap`")
+        if (lacking := self.client.token.lacking("auth")) is not None:
+            raise StartRefused("auth", lacking)
         try:
             me = await self.client.call("GET", "/users/me", query={"fields": "id"})
-            self.account = str(me["id"] or "") or None
             allowed = await self.client.call("GET", "/permissions/me")
         except DirectusRefused as error:
-            raise StartRefused(
-                "auth",
-                f"Directus refuses the service account's token ({error.status} {error.code}); put the right one into"
-                " options.token or token_file, or run `sidecar bootstrap`",
-            ) from None
-        except (KeyError, TypeError):
-            self.account = None
+            raise blamed(error, "auth", self.client.url) from None
+        if not isinstance(me, Mapping) or not isinstance(allowed, Mapping):
+            raise no_directus("auth", self.client.url, "GET /users/me says nothing")
+        self.account = str(me.get("id") or "") or None
         if self.account is None:
-            raise StartRefused("auth", "the service account's token is no user's; run `sidecar bootstrap`") from None
+            raise StartRefused("auth", "the service account's token is no user's; run `sidecar bootstrap`")
         _may_read_people(allowed)
         if secret is not None and not await self.signs(secret):
-            raise StartRefused("auth", "options.secret is not the SECRET of this Directus; copy it, or leave it out")
+            raise StartRefused(
+                "auth", "auth.options.secret is not the SECRET of this Directus; copy it, or leave it out"
+            )
 
     async def signs(self, secret: str) -> bool:
         """Whether Directus takes what is signed with this secret. Raises `Unavailable`."""

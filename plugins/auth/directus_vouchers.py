@@ -1,4 +1,4 @@
-"""Whether Directus takes a token, and for whom: one question per token, whoever else asks it meanwhile, and never too many at once."""
+"""Whether Directus takes a token, and for whom: one question per token, whoever else asks it meanwhile, and each in its turn."""
 
 from __future__ import annotations
 
@@ -8,32 +8,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+from plugins.auth.directus_line import Line
 from plugins.auth.directus_tokens import Kind, Token, digest
-from sidecar import Unauthenticated, Unavailable
+from sidecar import Unauthenticated
 
 _MOST_KEPT = 50_000
-_PATIENCE_SECONDS = 8.0
-"""Who would wait longer for the turn is told to come back: the core gives a sign-in ten seconds."""
-
-
-class Pace:
-    """Lets so many a second pass, in their order; a second's worth at once."""
-
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gap = 1.0 / per_second
-        self._clock = clock
-        self._next = 0.0
-
-    async def turn(self) -> None:
-        """Returns when it is this caller's turn. Raises `Unavailable` at once where that would take too long."""
-        now = self._clock()
-        self._next = max(self._next, now - 1.0)
-        wait = self._next - now
-        if wait > _PATIENCE_SECONDS:
-            raise Unavailable("auth", "too many sign in at this moment", retry_after=wait)
-        self._next += self._gap
-        if wait > 0:
-            await asyncio.sleep(wait)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +25,7 @@ class Vouched:
 
 
 class Vouchers:
-    """`ask` asks Directus about a token: for those who come at one pace, for those who are here already at another.
+    """`ask` asks Directus about a token. Those who come wait in one line, those who are here already in another.
 
     Both would suffer else: who comes would wait behind the looks of every minute, or these would not be made while many come.
     """
@@ -54,12 +33,12 @@ class Vouchers:
     def __init__(
         self,
         ask: Callable[[Token], Awaitable[Vouched]],
-        pace: Pace,
-        looks: Pace,
+        line: Line,
+        looks: Line,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
-        self._pace = pace
+        self._line = line
         self._looks = looks
         self._clock = clock
         self._good: dict[str, tuple[Vouched, float]] = {}
@@ -67,10 +46,11 @@ class Vouchers:
         self._static: set[str] = set()
         """Those of `_good` that are static tokens, which may be taken away at any moment."""
         self._drops = 0
-        self._asking: dict[str, asyncio.Task[Vouched]] = {}
+        self._asking: dict[str, asyncio.Task[tuple[Vouched, float]]] = {}
+        """With the time at which the question left, which may be long after it was asked for."""
 
     async def of(self, token: Token, seconds: float, *, fresh: bool = False) -> Vouched:
-        """What Directus says of it. An answer is kept for `seconds`; `fresh` does not take one that was kept.
+        """What Directus says of it. An answer is kept for `seconds` after it was asked; `fresh` does not take one that was kept.
 
         Raises `Unauthenticated`, `Unavailable`.
         """
@@ -79,28 +59,28 @@ class Vouchers:
             return known[0]
         task = self._asking.get(name)
         if task is None:
-            task = self._asking[name] = asyncio.create_task(
-                self._find(name, token, self._looks if fresh else self._pace)
-            )
+            line = self._looks if fresh else self._line
+            task = self._asking[name] = asyncio.create_task(self._find(name, token, line))
             task.add_done_callback(partial(self._asked, name))
-        started, drops = self._clock(), self._drops
-        vouched = await asyncio.shield(task)
+        drops = self._drops
+        vouched, asked = await asyncio.shield(task)
         static = token.kind is Kind.STATIC
         if seconds > 0 and not (static and drops != self._drops):
-            self._keep(name, vouched, started + seconds)
+            self._keep(name, vouched, asked + seconds)
             if static:
                 self._static.add(name)
         return vouched
 
-    async def _find(self, name: str, token: Token, pace: Pace) -> Vouched:
+    async def _find(self, name: str, token: Token, line: Line) -> tuple[Vouched, float]:
         try:
-            await pace.turn()
-            return await self._ask(token)
+            await line.turn(name)
+            asked = self._clock()
+            return await self._ask(token), asked
         except Unauthenticated:
             self._good.pop(name, None)
             raise
 
-    def _asked(self, name: str, task: asyncio.Task[Vouched]) -> None:
+    def _asked(self, name: str, task: asyncio.Task[tuple[Vouched, float]]) -> None:
         self._asking.pop(name, None)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone meanwhile, and it is nobody's then
@@ -119,7 +99,7 @@ class Vouchers:
             del self._good[next(iter(self._good))]
 
     async def close(self) -> None:
-        """Gives up what is being asked."""
+        """Gives up what is being asked, and what waits for it."""
         for task in (asking := list(self._asking.values())):
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*asking, self._line.close(), self._looks.close(), return_exceptions=True)

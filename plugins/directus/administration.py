@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from plugins.directus.blame import no_directus, not_the_token
 from plugins.directus.client import DirectusClient
 from plugins.directus.refusals import DirectusRefused
 from sidecar import StartRefused, Unavailable
@@ -22,8 +23,11 @@ async def administrator(
     client: DirectusClient, environment: Mapping[str, str] = os.environ
 ) -> AsyncIterator[str | None]:
     """The token; None where the environment names none. Raises `StartRefused`, `Unavailable`."""
-    token = _given("DIRECTUS_ADMIN_TOKEN", environment)
-    email, password = (_given(f"DIRECTUS_ADMIN_{name}", environment) for name in ("EMAIL", "PASSWORD"))
+    token, email, password = (
+        _given(f"DIRECTUS_ADMIN_{name}", environment, client.part) for name in ("TOKEN", "EMAIL", "PASSWORD")
+    )
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise StartRefused(client.part, "DIRECTUS_ADMIN_TOKEN has line ends or other odd characters in it; mend it")
     if token is None and (email is None or password is None):
         yield None
         return
@@ -36,9 +40,16 @@ async def administrator(
             token = session["access_token"]
         rights = await client.call("GET", "/policies/me/globals", token=token)
     except DirectusRefused as error:
-        raise StartRefused("directus", f"it refuses the administrator ({error.status} {error.code}); {_HOW}") from None
-    if not isinstance(rights, Mapping) or rights.get("admin_access") is not True:
-        raise StartRefused("directus", f"whose token this is is no administrator; {_HOW}")
+        if (elsewhere := not_the_token(error, client.part, client.url)) is not None:
+            raise elsewhere from None
+        said = f"Directus refuses the administrator ({error.status} {error.code})"
+        raise StartRefused(client.part, f"{said}; {_HOW}") from None
+    except (TypeError, KeyError):
+        rights = None
+    if not isinstance(rights, Mapping):
+        raise no_directus(client.part, client.url, "it does not tell what the administrator may")
+    if rights.get("admin_access") is not True:
+        raise StartRefused(client.part, f"the token or login in DIRECTUS_ADMIN_… is no administrator's; {_HOW}")
     try:
         yield token
     finally:
@@ -49,16 +60,19 @@ async def administrator(
                 pass  # it ends by itself
 
 
-def nobody() -> StartRefused:
+def nobody(part: str) -> StartRefused:
     """Where only an administrator will do."""
-    return StartRefused("directus", f"an administrator is needed for this; {_HOW}")
+    return StartRefused(part, f"an administrator is needed for this; {_HOW}")
 
 
-def _given(name: str, environment: Mapping[str, str]) -> str | None:
+def _given(name: str, environment: Mapping[str, str], part: str) -> str | None:
     file = environment.get(f"{name}_FILE")
-    if file:
-        try:
-            return Path(file).read_text("utf-8").strip() or None
-        except (OSError, UnicodeDecodeError):
-            raise StartRefused("directus", f"{name}_FILE names a file that cannot be read; mend it") from None
-    return environment.get(name) or None
+    if not file:
+        return environment.get(name, "").strip() or None
+    try:
+        text = Path(file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise StartRefused(part, f"{name}_FILE names {file}, which cannot be read; mend it") from None
+    if not text:
+        raise StartRefused(part, f"{name}_FILE names {file}, which is empty; mend it")
+    return text

@@ -144,7 +144,7 @@ class DirectusClient:
             ):
                 return response.status, response.headers
         except (TimeoutError, aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            raise Unavailable(self.part, _told(error)) from None
+            raise Unavailable(self.part, self._told(error)) from None
 
     async def _call(
         self,
@@ -163,9 +163,9 @@ class DirectusClient:
             async with asyncio.timeout(self._timeout if timeout is None else timeout), self._places:
                 answer = await self._send(method, path, content, query, token)
         except TimeoutError:
-            raise self._failed("Directus did not answer in time") from None
+            raise self._failed(self._told(TimeoutError())) from None
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
-            raise self._failed(_told(error)) from None
+            raise self._failed(self._told(error)) from None
         except BaseException as error:
             if not isinstance(error, Unavailable):
                 self._circuit.abandoned()
@@ -192,11 +192,16 @@ class DirectusClient:
         ) as response:
             self.clock_ahead = _ahead(response.headers.get("Date"), self.clock_ahead)
             if 300 <= response.status < 400:
-                raise self._none(f"{self.url} leads elsewhere ({response.status}): write the address that it leads to")
+                raise self._none(
+                    f"{self.url} leads elsewhere ({response.status}); write the address that it leads to into {self._option}"
+                )
             body = await _read(response)
             if body is None:
                 self._circuit.succeeded()
-                raise AnswerTooLarge(self.part, f"the answer to {method} {path} is larger than {MOST_BYTES >> 20} MiB")
+                raise AnswerTooLarge(
+                    self.part,
+                    f"what {self.url} answers to {method} {path} is larger than {MOST_BYTES >> 20} MiB; look at {self._option}",
+                )
             return self._judged(response, body)
 
     def _judged(self, response: aiohttp.ClientResponse, body: bytes) -> Any:
@@ -210,7 +215,7 @@ class DirectusClient:
             return answer
         if response.status < 300 or (response.status == 404 and not isinstance(answer, dict)):
             raise self._none(
-                f"what answers at {self.url} is no Directus ({response.status} {response.content_type}): look at options.url"
+                f"what answers at {self.url} is no Directus ({response.status} {response.content_type}); look at {self._option}"
             )
         refusal = refusal_of(response.status, answer)
         if away(refusal):
@@ -224,6 +229,32 @@ class DirectusClient:
     def _failed(self, reason: str, wait: float | None = None) -> Unavailable:
         self._circuit.failed(reason, wait)
         return Unavailable(self.part, reason, retry_after=wait)
+
+    @property
+    def _option(self) -> str:
+        return f"{self.part}.options.url"
+
+    def _told(self, error: BaseException) -> str:
+        """The kind of a failure in a few words: the library's own texts may hold addresses of all kinds."""
+        match error:
+            case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
+                return f"the certificate of {self.url} is not trusted; name its authority in {self.part}.options.ca"
+            case aiohttp.ClientSSLError() | ssl.SSLError():
+                return f"{self.url} speaks no TLS that is understood; look at {self._option}: is it http://?"
+            case aiohttp.ClientConnectorDNSError():
+                return f"the name in {self.url} cannot be resolved; look at {self._option}"
+            case aiohttp.ClientConnectorError():
+                return (
+                    f"nothing listens at {self.url}, or it cannot be reached; start Directus, or look at {self._option}"
+                )
+            case aiohttp.WSServerHandshakeError():
+                return f"it answers {error.status} in place of a WebSocket; set WEBSOCKETS_ENABLED=true for Directus"
+            case TimeoutError():
+                return f"{self.url} did not answer in time"
+            case aiohttp.ServerDisconnectedError() | aiohttp.ClientResponseError():
+                return f"{self.url} ended the connection; if it always does, look at {self._option}"
+            case _:
+                return f"the connection to {self.url} broke ({type(error).__name__})"
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -249,7 +280,7 @@ class DirectusClient:
                 )
         except (aiohttp.ClientError, OSError, ssl.SSLError, TimeoutError) as error:
             kind = NotServed if isinstance(error, aiohttp.WSServerHandshakeError) else Unavailable
-            raise kind(self.part, f"Directus' WebSocket: {_told(error)}") from None
+            raise kind(self.part, f"Directus' WebSocket: {self._told(error)}") from None
         try:
             yield socket
         finally:
@@ -278,22 +309,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
             return None
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _told(error: BaseException) -> str:
-    """The kind of a failure in a few words: the library's own texts may hold addresses of all kinds."""
-    match error:
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
-            return "its certificate is not trusted: name its authority in options.ca"
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return "no TLS connection can be made: look at options.url"
-        case aiohttp.ClientConnectorDNSError():
-            return "its name cannot be resolved: look at options.url"
-        case aiohttp.ClientConnectorError():
-            return "nothing listens there, or it cannot be reached"
-        case aiohttp.WSServerHandshakeError():
-            return f"it answers {error.status} in place of a WebSocket: set WEBSOCKETS_ENABLED=true"
-        case TimeoutError():
-            return "it did not answer in time"
-        case _:
-            return f"the connection broke ({type(error).__name__})"

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from plugins.directus.account import USER_ID
+from plugins.directus.blame import blamed
 from plugins.directus.bootstrap import OLDEST, version_of
 from plugins.directus.client import DirectusClient
 from plugins.directus.refusals import DirectusRefused
@@ -34,19 +35,21 @@ def warning(code: str, says: str, remedy: str) -> Finding:
 
 async def account_finding(client: DirectusClient) -> Finding | None:
     """Why the service account's token is good for nothing; None where it is. Raises `Unavailable`."""
-    if not client.token.value:
-        return error(
-            "token", "the service account has no token", "run `sidecar bootstrap`, or write options.token or token_file"
-        )
+    if (lacking := client.token.lacking(client.part)) is not None:
+        return error("token", *_halves(lacking))
     try:
         await client.call("GET", "/users/me", query={"fields": "id"})
     except DirectusRefused as refusal:
-        return error(
-            "token",
-            f"Directus refuses the service account's token ({refusal.status} {refusal.code})",
-            "put the right one into options.token or token_file; `sidecar bootstrap` makes the account where it is missing",
-        )
+        why = blamed(refusal, client.part, client.url)
+        if isinstance(why, Unavailable):
+            raise why from None
+        return error("token", *_halves(str(why).removeprefix(f"{client.part}: ")))
     return None
+
+
+def _halves(text: str) -> tuple[str, str]:
+    says, _, remedy = text.partition("; ")
+    return says, remedy
 
 
 async def server_findings(client: DirectusClient, admin: str | None) -> Sequence[Finding]:

@@ -33,12 +33,11 @@ class Notices:
 
         `x-sidecar-time` is in seconds since 1970, `x-sidecar-signature` the hex HMAC-SHA-256 of time, a full stop, and the body.
         """
-        given = {name.lower(): value for name, value in headers.items()}
-        sent, signature = given.get(TIME_HEADER, ""), given.get(SIGNATURE_HEADER, "")
+        sent, signature = _header(headers, TIME_HEADER), _header(headers, SIGNATURE_HEADER)
         if not self._secret:
             raise Unauthenticated("no notices are taken: options.notice_secret is not set")
         expected = sign(self._secret, sent, body)
-        if not hmac.compare_digest(expected.encode(), signature.strip().lower().encode()):
+        if not hmac.compare_digest(expected.encode(), _bytes(signature.strip().lower())):
             raise Unauthenticated("the signature of the notice does not fit")
         try:
             age = time.time() - float(sent)
@@ -50,10 +49,22 @@ class Notices:
         self.taken += 1
         return told
 
+    def identity(self, headers: Mapping[str, str], body: bytes) -> str:
+        """What makes it this notice and no other: all that is signed, and nothing else, for whoever sends it again may change the rest."""
+        return hashlib.sha256(_bytes(_header(headers, TIME_HEADER)) + b"." + body).hexdigest()
+
 
 def sign(secret: bytes, sent: str, body: bytes) -> str:
     """The signature of a notice."""
-    return hmac.new(secret, sent.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return hmac.new(secret, _bytes(sent) + b"." + body, hashlib.sha256).hexdigest()
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return next((value for each, value in headers.items() if each.lower() == name), "")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # a header may hold bytes that are no text
 
 
 def _told(body: bytes) -> tuple[str, Sequence[str], bool]:

@@ -56,13 +56,20 @@ class DirectusOptions(BaseModel, extra="forbid"):
     def _one_token(self) -> DirectusOptions:
         if self.token is not None and self.token_file is not None:
             raise ValueError("write token or token_file, not both")
-        if self.token is not None and not _usable(self.token.get_secret_value()):
-            raise ValueError("a token has no blanks or line ends in it; put it into the file or variable without them")
+        if self.token is not None and (why := unusable(self.token.get_secret_value())) is not None:
+            raise ValueError(f"the token {why}")
         return self
 
 
-def _usable(token: str) -> bool:
-    return bool(token) and token.isascii() and token.isprintable() and " " not in token
+def unusable(token: str) -> str | None:
+    """Why this can be no service user's token, with what to do; None where it can be one."""
+    if not token:
+        return "is empty; write it there, or leave the option out"
+    if not token.isascii() or not token.isprintable() or " " in token:
+        return "has blanks, line ends or other odd characters in it; put it there without them"
+    if token.startswith("eyJ") and token.count(".") == 2:  # a JWT
+        return "is that of a login, which expires; put the static token of the service user there"
+    return None
 
 
 class Token:
@@ -81,13 +88,35 @@ class Token:
 
     def read_again(self) -> bool:
         """Whether the file has another one by now, which counts from here on."""
-        if self._file is None:
-            return False
-        try:
-            token = self._file.read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError):
-            return False
-        if not _usable(token) or token == self._token:
+        token = self._read()
+        if token is None or unusable(token) is not None or token == self._token:
             return False
         self._token = token
         return True
+
+    def lacking(self, part: str) -> str | None:
+        """Why there is no token, with what to do; None where there is one. `part`: in whose section of the YAML it has to be."""
+        if self.value:
+            return None
+        if self._file is None:
+            return (
+                f"the service user has no token; write {part}.options.token or token_file, and run `sidecar bootstrap`"
+            )
+        file, token = f"{self._file.absolute()} ({part}.options.token_file)", self._read()
+        if token is None:
+            found = self._file.exists()
+            why = (
+                "cannot be read; see who may"
+                if found
+                else "is not there; bring it back, or run `sidecar bootstrap`, which makes it"
+            )
+            return f"{file} {why}"
+        return f"{file}: what stands in it {unusable(token)}"
+
+    def _read(self) -> str | None:
+        if self._file is None:
+            return None
+        try:
+            return self._file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            return None

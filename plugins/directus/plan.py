@@ -16,6 +16,14 @@ _AS_GOOD = {("integer", "bigInteger"), ("uuid", "string")}
 """Wanted, found: what holds everything that the wanted type holds, in the same way. SQLite knows no UUID, and Directus calls it a string there."""
 
 
+_OWN = frozenset({"date-updated", "user-updated"})
+"""What tells an edit of somebody else from the sidecar's own."""
+_CHANGING = frozenset(
+    {"hash", "encrypt", "conceal", "uuid", "date-created", "user-created", "role-created", "role-updated", *_OWN}
+)
+"""What makes Directus write or show something else than it was given."""
+
+
 @dataclass(frozen=True, slots=True)
 class Needed:
     """What a plugin needs of Directus."""
@@ -31,6 +39,8 @@ class Found:
 
     fields: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By collection; one that is a folder, without a table, has none."""
+    others: frozenset[str] = frozenset()
+    """All other collections."""
     relations: Sequence[Mapping[str, Any]] = ()
     policy: bool = False
     permissions: frozenset[tuple[str, str]] = frozenset()
@@ -47,12 +57,16 @@ class Step:
 
 def conflicts(needed: Needed, found: Found) -> Sequence[str]:
     """What is there and of another kind, a line each."""
-    return [line for collection in needed.collections for line in _conflicts(collection, found)]
+    lines = [line for collection in needed.collections for line in _conflicts(collection, found)]
+    return [*lines, *_relation_conflicts(needed.relations, found)]
 
 
 def _conflicts(collection: Collection, found: Found) -> Iterator[str]:
     there = found.fields.get(collection.name)
     if there is None:
+        for name in sorted(found.others):
+            if name.lower() == collection.name.lower():
+                yield f"{name} is there, which to some databases is {collection.name}"
         return
     if not there:
         yield f"{collection.name} is a folder"
@@ -65,6 +79,18 @@ def _conflicts(collection: Collection, found: Found) -> Iterator[str]:
                 yield f"{collection.name} has no field {wanted.name}, which has to be its primary key"
             continue
         yield from _field_conflicts(f"{collection.name}.{wanted.name}", wanted, each)
+    for name in sorted(known.keys() - {each.name for each in collection.fields}):
+        if _demanded(known[name]):
+            yield f"{collection.name}.{name} must have a value, and the sidecar gives it none"
+
+
+def _relation_conflicts(relations: Sequence[Relation], found: Found) -> Iterator[str]:
+    for wanted in relations:
+        for each in found.relations:
+            if (each.get("collection"), each.get("field")) == (wanted.collection, wanted.field):
+                related = each.get("related_collection")
+                if related != wanted.related:
+                    yield f"{wanted.collection}.{wanted.field} refers to {related} and has to refer to {wanted.related}"
 
 
 def _field_conflicts(called: str, wanted: Field, each: Mapping[str, Any]) -> Iterator[str]:
@@ -77,6 +103,33 @@ def _field_conflicts(called: str, wanted: Field, each: Mapping[str, Any]) -> Ite
     length = schema.get("max_length")
     if wanted.length is not None and isinstance(length, int) and 0 < length < wanted.length:
         yield f"{called} has room for {length} characters and needs {wanted.length}"
+    if schema.get("is_unique") and not wanted.unique and not wanted.primary:
+        yield f"{called} must not be unique"
+    if not wanted.primary and _demanded(each):
+        yield f"{called} must not be required, for it may be empty"
+    special = set((each.get("meta") or {}).get("special") or ())
+    if lacking := sorted(_OWN & set(wanted.special) - special):
+        yield f"{called} lacks the special {', '.join(lacking)}"
+    if surplus := sorted((_CHANGING & special) - set(wanted.special)):
+        yield f"{called} must not have the special {', '.join(surplus)}"
+
+
+def _demanded(each: Mapping[str, Any]) -> bool:
+    """Whether no row can be written without a value in this field."""
+    schema = each.get("schema") or {}
+    given = schema.get("default_value") is not None or schema.get("has_auto_increment") or schema.get("is_generated")
+    return bool((each.get("meta") or {}).get("required")) or (schema.get("is_nullable") is False and not given)
+
+
+def without_cascade(relations: Sequence[Relation], found: Found) -> Sequence[str]:
+    """Relations that are there and leave rows behind, or in the way, when what they belong to is deleted."""
+    wanted = {(each.collection, each.field) for each in relations}
+    return [
+        f"{each['collection']}.{each['field']}"
+        for each in found.relations
+        if (each.get("collection"), each.get("field")) in wanted
+        and (each.get("schema") or {}).get("on_delete") != "CASCADE"
+    ]
 
 
 def steps(needed: Needed, found: Found) -> Sequence[Step]:

@@ -29,9 +29,14 @@ class DirectusRefused(Exception):
         """The field that it complains about, where it names one."""
 
     @property
+    def foreign(self) -> bool:
+        """Whether it is no word of Directus: a page of what stands before it, or of something else altogether."""
+        return self.code.startswith("HTTP_")
+
+    @property
     def credentials(self) -> bool:
         """Whether it is the token that was refused."""
-        return self.status == 401 or self.code == "INVALID_TOKEN"
+        return (self.status == 401 and not self.foreign) or self.code == "INVALID_TOKEN"
 
 
 class DirectusFailed(DirectusRefused):

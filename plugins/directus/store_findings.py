@@ -9,7 +9,7 @@ from typing import Any
 from plugins.directus.account import POLICY_ID, READ_PEOPLE, lacking, surplus
 from plugins.directus.client import DirectusClient
 from plugins.directus.findings import error, warning
-from plugins.directus.plan import Found, Needed, conflicts, steps
+from plugins.directus.plan import Found, Needed, conflicts, steps, without_cascade
 from plugins.directus.refusals import DirectusRefused
 from plugins.directus.schema import Collection, Names, collections, permissions, relations
 from sidecar import Finding
@@ -159,13 +159,19 @@ async def _schema(client: DirectusClient, names: Names, admin: str) -> AsyncIter
         for finding in _indexes(collection, fields[collection.name]):
             yield finding
     relations_there = await client.call("GET", "/relations", token=admin)
-    found = Found(fields, relations_there or ())
+    found = Found(fields, frozenset(known.keys() - fields.keys()), relations_there or ())
     needed = Needed(collections(names), relations(names))
     for line in conflicts(needed, found):
         yield error("field-type", line, "mend that in Directus, or write other names into options.collections")
     for step in steps(needed, found):
         if step.path == "/relations" or step.body.get("type") == "alias":  # what `_readable` cannot see
             yield error("schema", f"missing: {step.says}", "run `sidecar bootstrap`")
+    for name in without_cascade(needed.relations, found):
+        yield warning(
+            "relation",
+            f"the relation {name} has no cascade: a chat that is deleted in Directus leaves its messages, or cannot be deleted",
+            f"set “On Delete” of {name} to CASCADE in Directus (Settings, Data Model)",
+        )
     query = {"filter[collection][_in]": ",".join(known.keys() & fields.keys()), "limit": "0", "meta": "filter_count"}
     if fields:
         copies = await client.answer("GET", "/revisions", query=query, token=admin)

@@ -29,5 +29,5 @@ class Damage:
             "the row of %s %s is damaged in %s; the rest of it is served, mend it in the database",
             kind,
             row_id,
-            ", ".join(columns),
+            ",".join(columns),  # one word, for an argument with blanks is withheld
         )

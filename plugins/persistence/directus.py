@@ -13,7 +13,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from plugins.directus.administration import administrator
 from plugins.directus.bootstrap import bootstrap
@@ -43,6 +43,8 @@ from sidecar import (
     hookimpl,
 )
 
+_SHORTEST_SECRET = 16
+
 
 class Directus:
     """The persistence slot on a Directus.
@@ -63,6 +65,14 @@ class Directus:
             default=None,
             description="With which notices to POST /v1/hooks/persistence are signed; none are taken without it.",
         )
+
+        @field_validator("notice_secret")
+        @classmethod
+        def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+            if secret is not None and len(secret.get_secret_value()) < _SHORTEST_SECRET:
+                raise ValueError(f"is shorter than {_SHORTEST_SECRET} characters, so can be guessed; take a longer one")
+            return secret
+
         write_timeout: Annotated[float, Duration(0.5, 120)] = Field(
             default=4.5, description="What a write may take, its wait included; below the section's own `timeout`."
         )
@@ -111,9 +121,14 @@ class Directus:
         collection, keys, deleted = self._notices.read(headers, body)
         return self._changes.of_keys(collection, keys, deleted=deleted)
 
+    def notice_id(self, headers: Mapping[str, str], body: bytes) -> str:
+        """What of a notice is signed."""
+        return self._notices.identity(headers, body)
+
     async def bootstrap(self, dry_run: bool) -> Sequence[str]:
         """Collections, fields, relation, policy and service user that are missing."""
-        return await bootstrap(self._options, needed_for_store(self._options.collections), dry_run=dry_run)
+        needed = needed_for_store(self._options.collections)
+        return await bootstrap(self._options, needed, part="persistence", dry_run=dry_run)
 
     async def findings(self) -> Sequence[Finding]:
         """For `sidecar doctor`. Raises `StartRefused` where an administrator is named and refused, and `Unavailable`."""

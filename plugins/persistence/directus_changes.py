@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Literal
+
+import structlog
 
 from plugins.directus.client import NotServed
 from plugins.directus.graphql_subscriptions import follow_graphql
@@ -28,7 +29,7 @@ _LOOK_SECONDS = 0.5
 _QUEUED = 10_000
 _ECHO_SECONDS = 60.0
 
-log = logging.getLogger("sidecar.persistence.directus")
+log = structlog.get_logger("plugins.persistence.directus")
 
 
 class Changes:
@@ -101,7 +102,7 @@ class Changes:
             except Unavailable as error:
                 if error.reason != trouble:
                     trouble = error.reason
-                    log.warning("changes made in Directus are not heard: %s", trouble)
+                    log.warning("directus_not_heard", reason=trouble)
             except Exception as error:
                 log.exception("changes made in Directus are not heard", exc_info=error)
             self.listening = False
@@ -121,7 +122,7 @@ class Changes:
             try:
                 await self._hear(queue, follow_graphql(client, self._link.graphql, wanted), looking=True)
             except NotServed as error:
-                log.info("Directus' other WebSocket is listened to: %s", error.reason)
+                log.info("directus_heard_otherwise", reason=error.reason)
         await self._hear(queue, follow(client, [*wanted, Wanted(names.chats, "update", fields)]))
 
     async def _hear(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
-from plugins.directus.client import DirectusClient, NoDirectus
+import structlog
+
+from plugins.directus.blame import blamed, no_directus
+from plugins.directus.client import AnswerTooLarge, DirectusClient, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.directus.schema import ACTIONS, Names, collections
@@ -25,7 +27,7 @@ _OLDEST = 11
 _AGAIN_SECONDS = 1.0
 _LOOK_SECONDS = 30.0
 
-log = logging.getLogger("sidecar.persistence.directus")
+log = structlog.get_logger("plugins.persistence.directus")
 
 
 class Link:
@@ -61,11 +63,11 @@ class Link:
         try:
             try:
                 await self._look()
-            except NoDirectus as error:
+            except (NoDirectus, AnswerTooLarge) as error:
                 raise StartRefused(PART, error.reason) from None
             except Unavailable as error:
                 self._barred = error.reason
-                log.warning("directus is waited for: %s", error.reason)
+                log.warning("directus_waited_for", reason=error.reason)
             self._looking = asyncio.create_task(self._keep_looking())
         except BaseException:
             await self.client.__aexit__()
@@ -104,7 +106,7 @@ class Link:
             if error.credentials:
                 raise Unavailable(
                     PART,
-                    "Directus refuses the service user's token: put the present one where the configuration has it",
+                    "Directus refuses the service user's token; put the present one where the configuration has it",
                 ) from None
             raise
 
@@ -113,13 +115,15 @@ class Link:
         try:
             rows = await self.call("SEARCH", f"/items/{collection}", {"query": query})
         except DirectusFailed as error:
-            raise Unavailable(PART, f"Directus fails at reading ({error.code}): look at its log") from None
+            raise Unavailable(PART, f"Directus fails at reading ({error.code}); look at its log") from None
         except DirectusRefused as error:
             raise Unavailable(
-                PART, f"Directus does not let {collection} be read ({error.code}): run sidecar doctor"
+                PART, f"Directus does not let {collection} be read ({error.code}); run `sidecar doctor`"
             ) from None
         if not isinstance(rows, list):
-            raise Unavailable(PART, "Directus answers a read with something else than rows: look at options.url")
+            raise Unavailable(
+                PART, "Directus answers a read with something else than rows; look at persistence.options.url"
+            )
         return [row for row in rows if isinstance(row, dict)]
 
     async def every(self, collection: str, **query: Any) -> Sequence[Mapping[str, Any]]:
@@ -153,15 +157,13 @@ class Link:
                 # It came up behind us, or was changed under us. Whoever mends it need not restart the sidecar too.
                 reason = str(error).partition(": ")[2]
                 if reason != self._barred:
-                    log.error("directus cannot be used: %s", reason)
+                    log.error("directus_refuses", reason=reason)
                 self._barred = reason
 
     async def _look(self) -> None:
         """Raises `StartRefused` naming what to mend; `Unavailable` where it does not answer."""
-        if not self.client.token.value:
-            raise StartRefused(
-                PART, "no token: make a service user with `sidecar bootstrap` and put its token into options.token"
-            )
+        if (lacking := self.client.token.lacking(PART)) is not None:
+            raise StartRefused(PART, lacking)
         try:
             await self._look_at_server()
             await self._look_at_rights()
@@ -169,35 +171,33 @@ class Link:
                 await self._look_at_fields(
                     collection.name, [field.name for field in collection.fields if field.type != "alias"]
                 )
-        except DirectusFailed as error:
-            raise Unavailable(PART, f"Directus fails ({error.code}): look at its log") from None
         except DirectusRefused as error:
-            if error.credentials:
-                raise StartRefused(
-                    PART,
-                    f"Directus refuses the token ({error.code}): put the service user's token into options.token, or make it "
-                    "with sidecar bootstrap",
-                ) from None
-            raise StartRefused(PART, f"{error}: look at options.url and run sidecar doctor") from None
+            raise blamed(error, PART, self.client.url) from None
         self._barred = None
         self._looked.set()
 
     async def _look_at_server(self) -> None:
         told = await self.client.call("GET", "/server/info")
-        version = str(told.get("version", "")) if isinstance(told, dict) else ""
+        if not isinstance(told, dict):
+            raise no_directus(PART, self.client.url, "GET /server/info says nothing")
+        version = str(told.get("version", ""))
         number = re.match(r"(\d+)\.", version)
         if number is not None and int(number[1]) < _OLDEST:
-            raise StartRefused(PART, f"Directus {version} is too old; {_OLDEST} or newer is needed")
-        limits = told.get("queryLimit") if isinstance(told, dict) else None
+            raise StartRefused(PART, f"Directus {version} is too old; upgrade it to {_OLDEST} or newer")
+        limits = told.get("queryLimit")
         most = limits.get("max") if isinstance(limits, dict) else None
         self.limited = isinstance(most, int) and most > 0
         self.most_read = min(_MOST_READ, most) if isinstance(most, int) and most > 0 else _MOST_READ
-        sockets = told.get("websocket") if isinstance(told, dict) else None
+        sockets = told.get("websocket")
         self.websockets = bool(sockets)
         self.graphql = _graphql_of(sockets)
         me = await self.client.call("GET", "/users/me", query={"fields": "id"})
         if not isinstance(me, dict) or not isinstance(me.get("id"), str):
-            raise StartRefused(PART, "the token is no user's: use the static token of a service user of its own")
+            raise StartRefused(
+                PART,
+                "the service user's token is no user's; put the static token of a user into persistence.options.token or"
+                " token_file, or run `sidecar bootstrap`",
+            )
         self.user = me["id"]
 
     async def _look_at_rights(self) -> None:
@@ -213,7 +213,7 @@ class Link:
                     or "*" not in (right.get("fields") or ())
                 ):
                     raise StartRefused(
-                        PART, f"the service user may not {action} every field of {name}: run sidecar bootstrap"
+                        PART, f"the service user may not {action} every field of {name}; run `sidecar bootstrap`"
                     )
 
     async def _look_at_fields(self, collection: str, fields: Sequence[str]) -> None:
@@ -230,11 +230,11 @@ class Link:
         if not await lacks(fields):
             return
         if await lacks(["id"]):
-            raise StartRefused(PART, f"Directus has no collection {collection}: run sidecar bootstrap")
+            raise StartRefused(PART, f"Directus has no collection {collection}; run `sidecar bootstrap`")
         missing = [field for field in fields if await lacks([field])]
         raise StartRefused(
             PART,
-            f"{collection} lacks {', '.join(missing) or 'some field'}: run sidecar bootstrap, which adds what is missing",
+            f"{collection} lacks {', '.join(missing) or 'some field'}; run `sidecar bootstrap`, which adds what is missing",
         )
 
 

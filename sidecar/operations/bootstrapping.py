@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sidecar.config import Config
-from sidecar.errors import SidecarError
+from sidecar.errors import SidecarError, Unavailable
 from sidecar.holding import holding
 from sidecar.opening_parts import make_data_dir
 from sidecar.operations.lines import OperationRefused
@@ -64,8 +64,15 @@ async def _each(plugins: Plugins, *, dry_run: bool) -> Sequence[Made]:
             before = {step for each in made for step in each.steps} if dry_run else ()
             made.append(Made(name, [step for step in steps if step not in before]))
         except SidecarError as error:
-            made.append(Made(name, (), str(error)))
+            made.append(Made(name, (), _said(error, name)))
     return made
+
+
+def _said(error: SidecarError, name: str) -> str:
+    # Whose it is, is said before it.
+    if isinstance(error, Unavailable) and error.part == name and error.reason:
+        return error.reason
+    return str(error).removeprefix(f"{name}: ")
 
 
 @asynccontextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
+import time
 
 import orjson
 import structlog
@@ -18,6 +20,10 @@ from sidecar.slots.store import Elsewhere
 _REMEMBERED_SECONDS = 900.0
 """For longer than a plugin takes a notice for a fresh one."""
 _ONCE = "notice:"
+_READ_SECONDS = 10.0
+"""Within which the body has to be here."""
+_SAID_EVERY = 10.0
+"""Seconds between two log lines about refused notices, which anybody can send."""
 
 log = structlog.get_logger("sidecar.server")
 
@@ -27,6 +33,8 @@ class Hooks:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._refused = 0
+        self._said = float("-inf")
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/v1/hooks/{slot}", self.notice)]
@@ -37,14 +45,17 @@ class Hooks:
         if not self._context.plugins.takes_notices(slot):
             return _answer(404, "no plugin of that slot takes notices")
         try:
-            body = await request.read()
+            async with asyncio.timeout(_READ_SECONDS):
+                body = await request.read()
             headers = {name.lower(): value for name, value in request.headers.items()}
             news = await self._context.plugins.notice(slot, headers, body)
-            await self._once(headers, body)
+            await self._once(slot, headers, body)
+        except TimeoutError:
+            return _answer(408, "the notice did not arrive in time")
         except web.HTTPRequestEntityTooLarge:
             return _answer(413, "a notice has at most 64 KiB: send the keys in several")
         except Unauthenticated as error:
-            log.warning("notice_refused", part=slot)
+            self._note_refused(slot)
             return _answer(401, str(error))
         except Refused as error:
             return _answer(400, error.reason)
@@ -57,13 +68,20 @@ class Hooks:
                 hear_ended(self._context, each)
         return web.Response(status=204)
 
-    async def _once(self, headers: dict[str, str], body: bytes) -> None:
-        """Raises `Unauthenticated` for a notice that any process has seen before."""
-        digest = hashlib.sha256(body)
-        for name in sorted(headers):
-            if name.startswith("x-"):
-                digest.update(f"\n{name}:{headers[name]}".encode("utf-8", "surrogateescape"))
-        name = f"{_ONCE}{digest.hexdigest()}"
+    def _note_refused(self, slot: str) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._said >= _SAID_EVERY:
+            log.warning("notice_refused", part=slot, repeated=self._refused)
+            self._said, self._refused = now, 0
+
+    async def _once(self, slot: str, headers: dict[str, str], body: bytes) -> None:
+        """Raises `Unauthenticated` for a notice that any process has seen before.
+
+        Which one it is, says its plugin: it knows what is signed. Of everything else who sends it again may make something new.
+        """
+        identity = await self._context.plugins.notice_id(slot, headers, body) or hashlib.sha256(body).hexdigest()
+        name = f"{_ONCE}{slot}:{hashlib.sha256(identity.encode('utf-8', 'surrogateescape')).hexdigest()}"
         lease = await self._context.parts.cache.leases.take(name, secrets.token_hex(8), _REMEMBERED_SECONDS)
         if lease is None:
             raise Unauthenticated("this notice was seen before")

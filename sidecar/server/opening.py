@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
 from typing import Any
 
@@ -33,6 +34,8 @@ PROTOCOL = 1
 LEASE_SECONDS = 90.0
 """A connection's place is free again so long after a process was killed (threats T23), or sooner, when it is known to be dead."""
 RECHECK_SECONDS = 60.0
+_FIRST_RECHECK = (0.1, 1.0)
+"""Of that time, by chance: thousands who came at once after a restart are looked at one after the other from then on."""
 _SIGN_IN_SECONDS = 10.0
 _OPENING_SECONDS = 20.0
 """From the `auth` frame to `ready`, whatever hangs: authenticator, cache or store."""
@@ -192,7 +195,8 @@ class Opening:
             connection = Connection(caller, self._wire, context.config.limits.send_queue, position)
             now = asyncio.get_running_loop().time()
             connection.last_heard = now
-            context.sessions[connection_id] = OpenSession(session, now + RECHECK_SECONDS)
+            first_check = now + RECHECK_SECONDS * random.uniform(*_FIRST_RECHECK)  # noqa: S311  # no secret
+            context.sessions[connection_id] = OpenSession(session, first_check)
             context.registry.add(connection)
             self._ready(re, connection, session, known)
         except BaseException:

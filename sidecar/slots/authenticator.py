@@ -60,7 +60,7 @@ class Authenticator(ABC):
 
     @abstractmethod
     async def recheck(self, session: Session) -> None:
-        """Called every 60 s while a socket is open; raises `Unauthenticated` when the session is over."""
+        """Called every 60 s while a socket is open, for the first time before; raises `Unauthenticated` when the session is over."""
         ...
 
     async def check_code(self, session: Session, code: str) -> bool:

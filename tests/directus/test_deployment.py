@@ -15,11 +15,18 @@ from typing import Any
 import aiohttp
 import pytest
 import yaml
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ConstantBackoff
+from redis.exceptions import AuthenticationError
 
+from sidecar.config.reading import read
 from tests.directus.people import human
 from tests.integration.world import until
 from tests.services.directus.server import ADMIN_TOKEN
 from tests.services.fixtures import StartDirectus, StartRedis
+from tests.services.ports import ReservedPort
+from tests.services.programs import find_redis
 from tests.services.vault.vault_server import VaultServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +111,85 @@ def test_the_dockerfile_copies_what_is_there_and_ends_as_somebody_without_rights
     for name in BUILT:
         assert SERVICES[name]["user"] == "10001:10001"
     assert "sidecar-healthy" in SERVICES["sidecar"]["healthcheck"]["test"]
+
+
+def _commands_of_the_comment() -> str:
+    """Those that make the secrets, as compose.yaml has them in its first lines."""
+    lines = (ROOT / "config" / "compose.yaml").read_text().splitlines()
+    told = [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
+    assert told.pop().startswith("docker compose -f config/compose.yaml up ")
+    return "\n".join(told)
+
+
+async def _made_secrets(folder: Path) -> Path:
+    """By the commands of compose.yaml, literally; where they are."""
+    process = await asyncio.create_subprocess_exec("sh", "-euc", _commands_of_the_comment(), cwd=folder)
+    assert await process.wait() == 0
+    return folder / "config" / "compose" / "secrets"
+
+
+async def test_t48_the_commands_make_secrets_that_all_parts_read_alike(
+    start_directus: StartDirectus, tmp_path: Path
+) -> None:
+    """Directus takes a line end in the file of a secret for a part of it; PostgreSQL's image and the sidecar do not."""
+    secrets = await _made_secrets(tmp_path)
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+    made = {path.name: path.read_text() for path in secrets.iterdir()}
+    assert set(made) == set(COMPOSE["secrets"])
+    assert all(re.fullmatch("[0-9a-f]{64}", text) for text in made.values())
+    assert len(set(made.values())) == len(made)
+    told = {
+        name: value.replace("/run/secrets", str(secrets))
+        for name, value in SERVICES["directus"]["environment"].items()
+        if name.endswith("_FILE") and not name.startswith("DB_")
+    }
+    given = dict.fromkeys((name.removesuffix("_FILE") for name in told), "")
+    # A database of its own, in which Directus makes its administrator by what it was told.
+    server = await start_directus(DB_CLIENT="sqlite3", DB_FILENAME=str(tmp_path / "own.db"), **given, **told)
+    me = await server.ask("GET", "/users/me?fields=email", token=made["admin_token"])
+    assert (await server.log_in(me["email"], made["admin_password"]))["access_token"]
+
+
+@pytest.mark.usefixtures("_redis_program")
+async def test_redis_takes_its_password_from_the_file_and_shows_it_to_nobody(tmp_path: Path) -> None:
+    """The command of compose.yaml as a plain process, in a folder of its own and at another port."""
+    secrets = await _made_secrets(tmp_path)
+    port = ReservedPort()
+    program = find_redis()
+    shell = [each.replace("$$", "$") for each in SERVICES["redis"]["command"]]
+    for inside, here in (
+        ("/run/secrets", str(secrets)),
+        ("/tmp/redis.conf", str(tmp_path / "redis.conf")),
+        ("--dir /data", f"--dir {tmp_path} --port {port.number} --bind 127.0.0.1"),
+        ("exec redis-server", f"exec {program.path}"),
+    ):
+        assert inside in shell[-1]
+        shell[-1] = shell[-1].replace(inside, here)
+    process = await asyncio.create_subprocess_exec(*shell, stdout=asyncio.subprocess.DEVNULL)
+    password = (secrets / "redis_password").read_text()
+    client = Redis(host="127.0.0.1", port=port.number, password=password, retry=Retry(ConstantBackoff(0.1), 50))
+    try:
+        assert await client.ping()
+        assert password.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        assert stat.S_IMODE((tmp_path / "redis.conf").stat().st_mode) == 0o600
+        assert (await client.config_get("maxmemory-policy"))["maxmemory-policy"] == "noeviction"
+        async with Redis(host="127.0.0.1", port=port.number) as stranger:
+            with pytest.raises(AuthenticationError):
+                await stranger.ping()
+    finally:
+        await client.aclose()
+        process.terminate()
+        assert await process.wait() == 0, "it is the process that is signalled"
+        port.close()
+
+
+def test_whatever_stops_the_sidecar_waits_longer_than_it_may_take() -> None:
+    service = SERVICES["sidecar"]
+    assert (
+        float(service["stop_grace_period"].removesuffix("s"))
+        > read(ROOT / "config" / "embedded.yaml", environment={}).server.drain + 15
+    )
+    assert SERVICES["vault-setup"]["init"] is True, "Python as process 1 takes no notice of SIGTERM"
 
 
 # -- their commands, as plain processes --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tests.device import Device
 from tests.directus.conftest import SERVICE_TOKEN, Signing, signing_in
 from tests.directus.people import human
 from tests.directus.test_sign_in import section, shown
+from tests.services.directus.front import DirectusFront
 from tests.services.directus.server import SECRET, DirectusServer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,10 +63,9 @@ async def test_t40_a_redirect_gets_neither_call_nor_token(status: int) -> None:
 
         async with answering(lead) as url:
             options = Directus.Options.model_validate({"url": url, "token": SERVICE_TOKEN})
-            async with Directus(options) as plugin:
-                assert "leads elsewhere" in str(plugin.state())
-                with pytest.raises(Unavailable):
-                    await plugin.sign_in(shown("a-static-token-of-somebody"))
+            with pytest.raises(StartRefused, match="leads elsewhere"):
+                async with Directus(options):
+                    pass
             async with DirectusClient(options, "auth") as client:
                 with pytest.raises(Unavailable):
                     async for _ in follow(client, [Wanted("directus_users", "update")]):
@@ -74,26 +74,39 @@ async def test_t40_a_redirect_gets_neither_call_nor_token(status: int) -> None:
 
 
 @pytest.mark.parametrize(("body", "kind"), [("<html>It works!</html>", "text/html"), ("{", "application/json")])
-async def test_what_is_no_directus_lets_nobody_in_and_says_what_to_mend(body: str, kind: str) -> None:
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(text=body, content_type=kind)
-
-    async with answering(answer) as url:
-        options = Directus.Options.model_validate({"url": url, "token": SERVICE_TOKEN})
+async def test_what_is_no_directus_refuses_the_start_and_later_lets_nobody_in(
+    directus: DirectusServer, body: str, kind: str
+) -> None:
+    async with DirectusFront(directus.url) as front:
+        front.answer(200, body, 10**6, headers={"Content-Type": kind})
+        options = Directus.Options.model_validate({"url": front.url, "token": SERVICE_TOKEN})
+        with pytest.raises(StartRefused, match=r"look at auth\.options\.url"):
+            async with Directus(options):
+                pass
+        front.clear()
         async with Directus(options) as plugin:
-            assert "options.url" in str(plugin.state())
+            front.answer(200, body, 10**6, headers={"Content-Type": kind})
             with pytest.raises(Unavailable):
                 await plugin.sign_in(shown("a-static-token-of-somebody"))
+            assert "auth.options.url" in str(plugin.state())
 
 
-@pytest.mark.parametrize("body", ["", "[1,2]", '{"data":null}', '{"data":{"id":null}}'])
-async def test_answers_that_say_nothing_refuse_the_start(body: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("", "is no Directus"),
+        ("[1,2]", "is no Directus"),
+        ('{"data":null}', "is no Directus"),
+        ('{"data":{"id":null}}', "bootstrap"),
+    ],
+)
+async def test_answers_that_say_nothing_refuse_the_start(body: str, says: str) -> None:
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(text=body, content_type="application/json")
 
     async with answering(answer) as url:
         options = Directus.Options.model_validate({"url": url, "token": SERVICE_TOKEN})
-        with pytest.raises(StartRefused, match="bootstrap"):
+        with pytest.raises(StartRefused, match=says):
             async with Directus(options):
                 pass
 
@@ -169,7 +182,7 @@ async def test_t40_f32_a_token_that_was_replaced_in_its_file_is_used_without_a_r
 async def test_a_service_account_that_cannot_do_its_work_refuses_the_start(directus: DirectusServer) -> None:
     useless = await human(directus, "Useless")
     for options, says in (
-        ({"token": "wrong"}, "refuses the service account's token"),
+        ({"token": "wrong"}, "refuses the service user's token"),
         ({"token": None}, "run `sidecar bootstrap`"),
         ({"token": await useless.static_token()}, "no rows of directus_users"),
         ({"secret": "a secret of another Directus, long enough"}, "not the SECRET of this Directus"),

@@ -54,6 +54,20 @@ async def test_a_session_is_announced_before_it_ends_and_then_closed_4401(serve:
             assert long.events == []
 
 
+async def test_those_who_came_at_once_are_looked_at_one_after_the_other(serve: Serve) -> None:
+    """Else whoever is asked about them would be asked about thousands in the same second, each minute after a restart."""
+    async with serve(auth=SESSIONS) as server:
+        devices = [Device(server.url, token=f"user{number}/1") for number in range(30)]
+        await asyncio.gather(*(device.open() for device in devices))
+        now = asyncio.get_running_loop().time()
+        due = [held.next_check - now for held in server.context.sessions.values()]
+        assert len(due) == 30
+        assert 0 < min(due) < max(due) <= 60
+        assert max(due) - min(due) > 15
+        for device in devices:
+            await device.close()
+
+
 async def test_a_session_that_is_over_ends_with_the_next_look(serve: Serve) -> None:
     async with serve(auth=SESSIONS) as server, Device(server.url, token="alice/1") as one:
         async with Device(server.url, token="alice/2") as two:

@@ -48,6 +48,40 @@ async def test_a_batch_has_at_most_most() -> None:
         Batcher(wire.send, most=0)
 
 
+async def test_with_a_pause_calls_gather_that_come_one_by_one_and_a_full_batch_waits_for_no_more() -> None:
+    wire, pauses = Wire(), [0.0, 0.05, 3600.0, 0.0]
+    ask = Batcher(wire.send, most=4, pause=lambda: pauses.pop(0))
+
+    async def one_by_one(*numbers: int) -> None:
+        calls = []
+        for n in numbers:
+            calls.append(asyncio.create_task(ask(n)))
+            for _ in range(4):
+                await asyncio.sleep(0)
+        assert await asyncio.gather(*calls) == [n * 10 for n in numbers]
+
+    await one_by_one(1)
+    await one_by_one(2, 3)
+    await one_by_one(4, 5, 6, 7)
+    assert wire.batches == [[1], [2, 3], [4, 5, 6, 7]]
+    await asyncio.gather(*(ask(n) for n in range(10, 18)))
+    assert wire.batches[3:] == [[10, 11, 12, 13], [14, 15, 16, 17]], "nor is a batch asked that is full already"
+    assert pauses == [0.0]
+
+
+async def test_who_goes_while_calls_gather_is_not_asked_for() -> None:
+    wire = Wire()
+    ask = Batcher(wire.send, pause=lambda: 0.02)
+    gone = asyncio.create_task(ask(1))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    assert wire.batches == []
+    assert await ask(2) == 20
+    assert wire.batches == [[2]]
+
+
 async def test_while_a_batch_is_under_way_the_next_gathers() -> None:
     wire = Wire()
     wire.gate.clear()

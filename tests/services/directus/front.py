@@ -29,6 +29,10 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     swallow: bool = False
     """Directus carries it out, and the answer is lost with the connection."""
+    keep: bool = False
+    """Directus carries it out, and whoever called waits for the answer until they go."""
+    kept: int = 0
+    """How many were carried out and are not answered."""
     delay: float = 0.0
     held: asyncio.Event | None = None
     """Until it is set."""
@@ -109,6 +113,10 @@ class DirectusFront:
         """Carried out, and the answer is lost."""
         return self._add(Fault(times, of, swallow=True))
 
+    def keep(self, times: int = 1, *, of: Which = lambda _method, _path: True) -> Fault:
+        """Carried out, and never answered: the moment in which to kill whoever called."""
+        return self._add(Fault(times, of, keep=True))
+
     def delay(self, seconds: float, times: int = 10**9, *, of: Which = lambda _method, _path: True) -> Fault:
         """Each takes so much longer."""
         return self._add(Fault(times, of, delay=seconds))
@@ -156,7 +164,7 @@ class DirectusFront:
         self.tokens.add(request.headers.get("Authorization", ""))
         self.headers.update(name.lower() for name in request.headers)
         body = await request.read()
-        swallow = False
+        swallow, kept = False, None
         for fault in list(self._faults):
             if fault.times <= 0 or not fault.of(request.method, request.path):
                 continue
@@ -168,6 +176,7 @@ class DirectusFront:
             if fault.status:
                 return web.Response(status=fault.status, text=fault.body, headers=fault.headers)
             swallow |= fault.swallow
+            kept = fault if fault.keep else kept
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
         try:
             async with self._session.request(
@@ -181,14 +190,17 @@ class DirectusFront:
             if request.transport is not None:
                 request.transport.abort()  # as Directus' own connection ended
             return web.Response(status=502)
+        if kept is not None:
+            kept.kept += 1
+            await asyncio.Event().wait()
         self.answered[status] += 1
         if swallow and request.transport is not None:
             request.transport.abort()
-        kept = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
+        passed = ("content-type", "retry-after", "date", "content-encoding", "location", "cache-control")
         return web.Response(
             status=status,
             body=content,
-            headers={name: value for name, value in told.items() if name.lower() in kept},
+            headers={name: value for name, value in told.items() if name.lower() in passed},
         )
 
     async def _bridge(self, request: web.Request) -> web.StreamResponse:
