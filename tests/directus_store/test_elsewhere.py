@@ -56,10 +56,11 @@ async def _listened(directus: Prepared, serve_on: ServeOn, **more: Any) -> Async
 
 
 async def _chat_row(directus: Prepared, server: Server, person: str) -> dict[str, Any]:
-    """The row of this person's only chat, once all is delivered."""
+    """The row of this person's only chat, once all is delivered, with the number that its messages may be ahead of it by."""
     await settled(server)
     [row] = await directus.rows("chats", person)
-    return row
+    numbers = [each["messages_version"] or 0 for each in await directus.rows("messages", person)]
+    return {**row, "messages_version": max([row["messages_version"], *numbers])}
 
 
 async def _shown(server: Server, person: str) -> list[Frame]:
