@@ -52,7 +52,7 @@ async def test_s42_a_cold_cache_with_500_chats_gets_them_all_by_few_calls(
                     for number in range(start, start + 50)
                 )
             )
-        await settled(server)
+        await settled(server, 60)
         await device.quiet(0.5)  # the last events are told, and look up nothing any more
         await _forget(server, device)
         front.seen.clear()
