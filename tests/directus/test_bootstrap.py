@@ -48,9 +48,8 @@ async def test_it_makes_everything_and_then_nothing(start_directus: StartDirectu
     made = await bootstrap(told, needed(names), dry_run=False, environment=ADMIN)
     assert made == plan, "and says what would be made"
     assert made[:3] == [
-        "collection sidecar_chats with 16 fields",
-        "collection sidecar_messages with 12 fields",
-        "collection sidecar_devices with 8 fields",
+        f"collection {each.name} with {sum(field.type != 'alias' for field in each.fields)} fields"
+        for each in collections(names)
     ]
     assert made[3:5] == ["relation sidecar_messages.chat_id to sidecar_chats", "field sidecar_chats.messages"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
