@@ -19,7 +19,7 @@ from sidecar.slots.store import Elsewhere
 from tests.device import Device, Frame, doc
 from tests.directus_store.conftest import ServeOn
 from tests.directus_store.world import Prepared, key_of, plugin_of, somebody
-from tests.integration.world import NEVER, key_count, settled, until
+from tests.integration.world import NEVER, cached, key_count, settled, until
 from tests.services.directus.front import DirectusFront
 from tests.services.proxy import FaultProxy
 
@@ -326,6 +326,22 @@ async def test_f33_an_edit_that_is_written_over_before_it_was_heard_of_is_told(
         await _say(device, "one", 2)
         told = (await device.event("chat_restored"))["chat"]
         assert (told["title"], told["title_version"]) == (None, 2)
+
+
+async def test_f33_an_edit_that_a_read_took_in_before_it_was_heard_of_is_told(
+    directus: Prepared, serve_on: ServeOn
+) -> None:
+    """The chat was out of the cache, and came back with what the row says by now: its devices know the other text."""
+    async with _listened(directus, serve_on) as (person, server, device):
+        await with_texts(server, device)
+        await server.context.parts.cache.chats.drop(UserHash(device.user), [ChatId(device.full("one"))])
+        assert await cached(server, device.full("one")) is None
+        await directus.edit("chats", key_of(person, "one"), title=None)
+        assert (await device.ask("messages_request", {"chatId": "one", "limit": 5}))["payload"]["messages"]
+        read = await cached(server, device.full("one"))
+        assert read is not None
+        assert read.title is None
+        assert (await device.event("chat_restored"))["chat"]["title"] is None
 
 
 async def test_an_edit_is_told_once_however_often_is_looked(directus: Prepared, serve_on: ServeOn) -> None:
