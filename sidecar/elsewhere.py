@@ -59,6 +59,10 @@ async def _adopt(parts: Parts, user: UserHash, chat_id: ChatId, row: ChatInDB, b
     for _ in range(_TRIES):
         try:
             what = await _edited(parts, row, before)
+            unknown = before is None or (what is None and _is_stored(before))
+            if unknown:
+                # It was not here, or whoever read it since took the edit in without a word to the devices.
+                what = _emptied(row)
             if what is None:
                 return
             change = own_change(parts, user, chat_id, what)
@@ -69,7 +73,7 @@ async def _adopt(parts: Parts, user: UserHash, chat_id: ChatId, row: ChatInDB, b
         except KeyGone:
             await bury(parts, user, chat_id, row.vault_key_reference)
             return
-        if isinstance(outcome, Accepted) and outcome.draft_lost is None:
+        if unknown or (isinstance(outcome, Accepted) and outcome.draft_lost is None):
             return
         # Somebody wrote in between: on top of that.
         current = (await parts.cache.chats.read(user, [chat_id])).get(chat_id)
@@ -81,12 +85,21 @@ async def _adopt(parts: Parts, user: UserHash, chat_id: ChatId, row: ChatInDB, b
 async def _edited(parts: Parts, row: ChatInDB, before: ChatInCache | None) -> Restore | None:
     """What is to be put into the cache, sealed anew for its version; None: the row as it is says all."""
     draft, title = await _edited_draft(parts, row, before), await _edited_title(parts, row, before)
-    if before is None:
-        # Nothing is known of what was there: devices are told what the row says now, each revision as it is.
-        draft = RestoredDraft(row.draft, row.draft_state, row.version, row.draft_op)
-    if draft is None and title is None:
-        return None
-    return Restore(draft, title, row.messages_version)
+    return Restore(draft, title, row.messages_version) if draft is not None or title is not None else None
+
+
+def _emptied(row: ChatInDB) -> Restore | None:
+    """What was there is not known, so only a text that is gone can be told: as a revision of its own, for devices have the old one."""
+    draft = title = None
+    if row.draft is None and row.draft_state == "edited":
+        draft = RestoredDraft(None, "deleted", row.version + 1, _new_operation())
+    if row.title is None and row.title_version > 0:
+        title = RestoredTitle(None, row.title_version + 1, _new_operation())
+    return Restore(draft, title, row.messages_version) if draft is not None or title is not None else None
+
+
+def _is_stored(chat: ChatInCache) -> bool:
+    return (chat.version, chat.title_version) == (chat.stored_version, chat.stored_title_version)
 
 
 async def _edited_draft(parts: Parts, row: ChatInDB, before: ChatInCache | None) -> RestoredDraft | None:

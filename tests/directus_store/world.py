@@ -44,6 +44,15 @@ class Prepared:
         )
         return found
 
+    async def messages_version(self, person: str, chat: str) -> int:
+        """The number of this chat that the store tells of: its row, or a message that ran ahead of it."""
+        key = key_of(person, chat)
+        rows = [
+            *[row for row in await self.rows("chats", person) if row["id"] == key],
+            *[row for row in await self.rows("messages", person) if row["chat_id"] == key],
+        ]
+        return max(row["messages_version"] or 0 for row in rows)
+
     async def edit(self, kind: str, key: str, **changes: Any) -> None:
         """As an admin in Directus does it."""
         await self.server.ask("PATCH", f"/items/{getattr(self.names, kind)}/{key}", changes)
