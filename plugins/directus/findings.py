@@ -55,6 +55,9 @@ def _halves(text: str) -> tuple[str, str]:
 async def server_findings(client: DirectusClient, admin: str | None) -> Sequence[Finding]:
     """Once `account_finding` has nothing to say. Raises `Unavailable`."""
     found = [*way_findings(client.url)]
+    if (file := client.token.open_to_others()) is not None:
+        says = f"other users of this host may read or change {file}, in which the service user's token stands"
+        found.append(error("token-file-open", says, f"chmod 600 {file}"))
     info = await client.call("GET", "/server/info")
     found += [*info_findings(info if isinstance(info, Mapping) else {})]
     ours = datetime.now(UTC)

@@ -113,6 +113,13 @@ class Token:
             return f"{file} {why}"
         return f"{file}: what stands in it {unusable(token)}"
 
+    def open_to_others(self) -> Path | None:
+        """Its file, if others than its owner may do anything with it."""
+        try:
+            return self._file if self._file is not None and self._file.stat().st_mode & 0o077 else None
+        except OSError:
+            return None
+
     def _read(self) -> str | None:
         if self._file is None:
             return None

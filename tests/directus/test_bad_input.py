@@ -245,6 +245,18 @@ async def test_a_token_file_that_is_not_as_it_should_be_is_named(
     assert (file.read_bytes() if file.exists() else None) == (content.encode() if isinstance(content, str) else content)
 
 
+async def test_a_token_file_that_others_may_read_is_a_finding(directus_server: DirectusServer, tmp_path: Path) -> None:
+    """One that ends with a line, as every editor leaves it, is as good as another."""
+    file = tmp_path / "the-token"
+    file.write_text(f"{ADMIN_TOKEN}\n")
+    folder = written(tmp_path, directus_server.url, token_file=str(file))
+    for mode, found in ((0o644, True), (0o660, True), (0o600, False), (0o400, False)):
+        file.chmod(mode)
+        _, text = await sidecar(folder, "doctor", "--alone", DIRECTUS_ADMIN_TOKEN=ADMIN_TOKEN)
+        assert (f"chmod 600 {file}" in text) is found, oct(mode)
+        assert "refuses the service user's token" not in text
+
+
 @pytest.mark.parametrize(
     ("environment", "says"),
     [

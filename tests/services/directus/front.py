@@ -42,9 +42,10 @@ class Fault:
 class DirectusFront:
     """`async with DirectusFront(server.url) as front`: passes calls and sockets on to Directus, until it is told otherwise."""
 
-    def __init__(self, target: str, host: str = HOST) -> None:
-        """`host`: the address of this machine that it listens on."""
+    def __init__(self, target: str, host: str = HOST, *, below: str = "") -> None:
+        """`host`: the address of this machine that it listens on. `below`: a path such as `/cms`, outside of which is no Directus."""
         self.target = target
+        self.below = below
         self.host = host
         self.seen: list[tuple[str, str]] = []
         """Method and path of every call that came."""
@@ -68,7 +69,7 @@ class DirectusFront:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self._reserved.number}"
+        return f"http://{self.host}:{self._reserved.number}{self.below}"
 
     async def __aenter__(self) -> Self:
         self._reserved = ReservedPort()
@@ -146,7 +147,12 @@ class DirectusFront:
 
     # -- at work -------------------------------------------------------------------------------------------------------
 
+    def _there(self, request: web.Request) -> str:
+        return f"{self.target}{request.path_qs.removeprefix(self.below)}"
+
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if not request.path.startswith(f"{self.below}/"):
+            return web.Response(status=404, text="<html>Not Found</html>", content_type="text/html")
         answered = any(
             each.status and each.times > 0 and each.of(request.method, request.path) for each in self._faults
         )
@@ -180,7 +186,7 @@ class DirectusFront:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
         try:
             async with self._session.request(
-                request.method, f"{self.target}{request.path_qs}", data=body, headers=headers, allow_redirects=False
+                request.method, self._there(request), data=body, headers=headers, allow_redirects=False
             ) as answer:
                 content = await answer.read()
                 status, told = answer.status, answer.headers
@@ -210,9 +216,7 @@ class DirectusFront:
         self.opened.append(request.path)
         self._sockets.add(here)
         try:
-            async with self._session.ws_connect(
-                f"{self.target}{request.path_qs}", protocols=spoken, max_msg_size=0
-            ) as there:
+            async with self._session.ws_connect(self._there(request), protocols=spoken, max_msg_size=0) as there:
 
                 async def back() -> None:
                     async for message in there:
