@@ -71,7 +71,7 @@ class OutboxWorker:
         try:
             await self._take()  # before anything is accepted, so that the first change has listeners
         except Unavailable as error:
-            log.warning("outbox_waits", part=error.part)
+            log.warning("outbox_waits", part=error.part, reason=error.reason)
         self._tasks = [asyncio.create_task(self._hold()), asyncio.create_task(self._watch())]
         self._tasks += [asyncio.create_task(position.work()) for position in self._positions]
         self._tasks.append(asyncio.create_task(self._measure()))
@@ -235,7 +235,7 @@ class OutboxWorker:
                 else:
                     await self._take()
             except Unavailable as error:
-                log.warning("outbox_waits", part=error.part)
+                log.warning("outbox_waits", part=error.part, reason=error.reason)
 
     async def _watch(self) -> None:
         while True:

@@ -101,7 +101,7 @@ class PluginPosition:
                         await self._start(wanted)
                         self.looks += everything
                 except Unavailable as error:
-                    log.warning("outbox_waits", plugin=self._name, part=error.part)
+                    log.warning("outbox_waits", plugin=self._name, part=error.part, reason=error.reason)
                     await asyncio.sleep(1.0)
                 over = False
                 try:
@@ -249,7 +249,7 @@ class PluginPosition:
         wait = min(_LONGEST_PAUSE, 0.25 * 2 ** min(self._pauses, 10))
         wait = max(wait * random.uniform(0.5, 1.0), error.retry_after or 0.0)  # noqa: S311  # jitter
         self._paused_until = now + wait
-        log.warning("plugin_paused", plugin=self._name, part=error.part, seconds=round(wait, 2))
+        log.warning("plugin_paused", plugin=self._name, part=error.part, reason=error.reason, seconds=round(wait, 2))
 
     @property
     def idle(self) -> bool:
