@@ -79,8 +79,11 @@ class Source:
             rows = await self.client.call("SEARCH", "/users", {"query": query})
         except DirectusRefused as error:
             raise Unavailable("auth", f"the service account may not read directus_users ({error.code})") from None
-        people = [person_of(row, names) for row in rows if isinstance(row, Mapping)]
-        return {person.user_id: person for person in people if person is not None}
+        people = [person_of(row, names) if isinstance(row, Mapping) else None for row in _list(rows)]
+        found = {person.user_id: person for person in people if person is not None}
+        if len(found) < len(people):  # who is not found would be sent away
+            raise _no_people()
+        return found
 
     async def inspect(self, secret: str | None) -> None:
         """Sees that the service account is one that can do its work, and `secret` Directus' own.
@@ -117,6 +120,16 @@ class Source:
                 return False
             raise Unavailable("auth", f"Directus answers {error.status} {error.code}") from None
         return True
+
+
+def _list(rows: object) -> Sequence[object]:
+    if not isinstance(rows, list):
+        raise _no_people()
+    return rows
+
+
+def _no_people() -> Unavailable:
+    return Unavailable("auth", "Directus answers with something else than people; look at auth.options.url")
 
 
 def _may_read_people(allowed: object) -> None:

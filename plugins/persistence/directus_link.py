@@ -120,11 +120,15 @@ class Link:
             raise Unavailable(
                 PART, f"Directus does not let {collection} be read ({error.code}); run `sidecar doctor`"
             ) from None
-        if not isinstance(rows, list):
+        # Something else than rows is no empty list: whoever is told that there is nothing acts on it.
+        keyed = "id" in query.get("fields", ())
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and (not keyed or isinstance(row.get("id"), str)) for row in rows
+        ):
             raise Unavailable(
                 PART, "Directus answers a read with something else than rows; look at persistence.options.url"
             )
-        return [row for row in rows if isinstance(row, dict)]
+        return rows
 
     async def every(self, collection: str, **query: Any) -> Sequence[Mapping[str, Any]]:
         """All rows that the query finds, however many Directus gives at once."""
@@ -256,10 +260,11 @@ def _graphql_of(sockets: object) -> str | None:
 
 
 def _count(row: Mapping[str, Any]) -> int:
-    value = row.get("count")
     with contextlib.suppress(TypeError, ValueError):
-        return int(value)  # type: ignore[arg-type]  # a string on some databases
-    raise Unavailable(PART, "Directus does not count as it should: look at its version")
+        count = int(row.get("count", ""))  # a string on some databases
+        if count >= 0:
+            return count
+    raise Unavailable(PART, "Directus does not count as it should; look at its version")
 
 
 def count_of(row: Mapping[str, Any]) -> int:
