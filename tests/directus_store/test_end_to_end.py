@@ -62,6 +62,10 @@ async def _settled(hosts: Sequence[Host]) -> None:
     await until(nothing_waits, 60)
 
 
+async def _delivered(device: Device, message_id: str) -> None:
+    await device.event("message_update", lambda each: (each["messageId"], each["status"]) == (message_id, "delivered"))
+
+
 async def _admin(own: Prepared, hosts: Sequence[Host], person: Human, token: str) -> None:
     """An admin clears a title, deletes a message and a chat; devices on both processes hear of it."""
     one = Device(hosts[0].url, token=token, wait=60)
@@ -75,9 +79,7 @@ async def _admin(own: Prepared, hosts: Sequence[Host], person: Human, token: str
                 assert answer["type"] == "message_accepted"
                 last = answer["payload"]["message"]["id"]
             # One that is still on its way would make the chat's row anew after an admin has deleted it.
-            await one.event(
-                "message_update", lambda each, last=last: (each["messageId"], each["status"]) == (last, "delivered")
-            )
+            await _delivered(one, last)
             await one.ask("title_update", {"chatId": chat, "title": f"Title of {chat}", "basedOnVersion": 0})
         await one.event("chat_stored", lambda each: each["chatId"] == one.full("gone") and each["titleVersion"] == 1)
         await _settled(hosts)
