@@ -15,6 +15,7 @@ from plugins.directus.client import AnswerTooLarge, DirectusClient, NoDirectus
 from plugins.directus.options import DirectusOptions
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.directus.schema import ACTIONS, Names, collections
+from plugins.persistence.directus_salvage import salvaged
 from sidecar import StartRefused, Unavailable
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ class Link:
     def __init__(self, options: DirectusOptions) -> None:
         self.names: Names = options.collections
         self.client = DirectusClient(options, PART)
+        self._times = {
+            each.name: frozenset(field.name for field in each.fields if field.type == "timestamp")
+            for each in collections(self.names)
+        }
         self.user = ""
         """The service user's id."""
         self.most_rows = MOST_ROWS
@@ -115,7 +120,13 @@ class Link:
         try:
             rows = await self.call("SEARCH", f"/items/{collection}", {"query": query})
         except DirectusFailed as error:
-            raise Unavailable(PART, f"Directus fails at reading ({error.code}); look at its log") from None
+
+            async def read(query: Mapping[str, Any]) -> object:
+                return await self.call("SEARCH", f"/items/{collection}", {"query": query})
+
+            rows = await salvaged(read, self._times.get(collection, frozenset()), query)
+            if rows is None:
+                raise Unavailable(PART, f"Directus fails at reading ({error.code}); look at its log") from None
         except DirectusRefused as error:
             raise Unavailable(
                 PART, f"Directus does not let {collection} be read ({error.code}); run `sidecar doctor`"

@@ -65,7 +65,8 @@ async def reseal(link: Link, chat: ChatInDB, messages: Sequence[MessageInDB]) ->
     there = await link.every(names.messages, filter={"id": {"_in": list(contents)}}, fields=["id"]) if contents else []
     if changes:
         await patch(link, names.chats, [{"id": key, **changes}])
-    await patch(link, names.messages, [{"id": row["id"], "content": sealed(contents[str(row["id"])])} for row in there])
+    asked = [each for row in there if (each := str(row["id"])) in contents]
+    await patch(link, names.messages, [{"id": each, "content": sealed(contents[each])} for each in asked])
 
 
 async def patch(link: Link, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

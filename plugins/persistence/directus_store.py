@@ -35,6 +35,7 @@ from sidecar import (
     MessageInDB,
     Page,
     Store,
+    Unavailable,
     UserHash,
 )
 
@@ -101,19 +102,25 @@ class DirectusStore(Store):
         told: dict[str, tuple[int, datetime | None]] = {}
         for at in range(0, len(marked), self._link.most_read):
             part = marked[at : at + self._link.most_read]
-            found = await self._link.search(
-                self._link.names.messages,
-                filter={"chat_id": {"_in": part}},
-                aggregate={"max": ["messages_version", "created_at"]},
-                groupBy=["chat_id"],
-                limit=len(part),
-            )
+            try:
+                found = await self._most(part, ["messages_version", "created_at"])
+            except Unavailable:
+                found = await self._most(part, ["messages_version"])  # a time that is none, which a hand wrote
             for each in found:
                 most = each.get("max")
                 if isinstance(most, Mapping):
                     number = count_of_cell(most.get("messages_version")) or 0
                     told[str(each.get("chat_id"))] = number, read_time(most.get("created_at"))
         return [_as_told(row, *told[key], order=order) if (key := str(row.get("id"))) in told else row for row in rows]
+
+    async def _most(self, keys: Sequence[str], names: Sequence[str]) -> Sequence[Row]:
+        return await self._link.search(
+            self._link.names.messages,
+            filter={"chat_id": {"_in": list(keys)}},
+            aggregate={"max": list(names)},
+            groupBy=["chat_id"],
+            limit=len(keys),
+        )
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class DirectusStore(Store):
         found: dict[str, list[DeviceInDB]] = {user: [] for user in users}
         for row in rows:
             user = row.get("hashed_user_id")
-            if user in found and str(row.get("id")).startswith(f"{user}_"):
+            if isinstance(user, str) and user in found and str(row.get("id")).startswith(f"{user}_"):
                 found[user].append(device_of(row, self._damage))
         return [found[user] for user in users]
 
