@@ -22,6 +22,7 @@ from plugins.directus.notices import Notices
 from plugins.directus.options import DirectusOptions
 from plugins.directus.store_findings import needed_for_store, store_findings
 from plugins.persistence.damage import Damage
+from plugins.persistence.directus_absent import Absent
 from plugins.persistence.directus_ahead import Ahead
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import Link
@@ -82,11 +83,11 @@ class Directus:
         self._link = Link(options)
         self._damage = Damage("sidecar.persistence.directus")
         self._changes = Changes(self._link, options.changes)
-        ahead = Ahead()
-        self._writes = Writes(self._link, self._changes, ahead, options.write_timeout)
+        ahead, self._absent = Ahead(), Absent()
+        self._writes = Writes(self._link, self._changes, ahead, self._absent, options.write_timeout)
         self._removals = Removals(self._link, self._changes, ahead, options.write_timeout)
         devices = Devices(self._link, options.write_timeout)
-        self._store = DirectusStore(self._link, devices, self._removals, self._changes, self._damage)
+        self._store = DirectusStore(self._link, devices, self._removals, self._changes, self._absent, self._damage)
         self._notices = Notices(options.notice_secret)
 
     async def __aenter__(self) -> Directus:

@@ -8,6 +8,7 @@ from typing import Any
 
 from plugins.persistence.cells import count_of as count_of_cell
 from plugins.persistence.damage import Damage
+from plugins.persistence.directus_absent import Absent
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import Link
 from plugins.persistence.directus_messages import Messages
@@ -43,6 +44,8 @@ _KEYS = 250
 """Rows that are read by one call."""
 _KEYS_AT_ONCE = 20_000
 """Keys that are read by one call, two or three megabytes."""
+_LINGER = 0.02
+"""Seconds that a read waits for as many as the one before it had."""
 _FIELDS = (*CHAT_FIELDS, "ahead")
 _NEVER = "1970-01-01T00:00:00.000Z"
 """The time with which a row without one is read."""
@@ -51,13 +54,16 @@ _NEVER = "1970-01-01T00:00:00.000Z"
 class DirectusStore(Store):
     """The store behind an open link."""
 
-    def __init__(self, link: Link, devices: Devices, removals: Removals, changes: Changes, damage: Damage) -> None:
+    def __init__(
+        self, link: Link, devices: Devices, removals: Removals, changes: Changes, absent: Absent, damage: Damage
+    ) -> None:
         self._link = link
         self._devices = devices
         self._removals = removals
         self._changes = changes
+        self._absent = absent
         self._damage = damage
-        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS)
+        self._chats: Batcher[str, Row | None] = Batcher(self._read_chats, most=_KEYS, linger=_LINGER)
         self._of_people: Batcher[UserHash, Sequence[DeviceInDB]] = Batcher(self._read_devices, most=_KEYS)
         self._messages = Messages(link, damage)
 
@@ -92,7 +98,9 @@ class DirectusStore(Store):
         return Page([chat for chat in found if chat is not None], len(rows) > limit, total)
 
     async def _read_chats(self, keys: Sequence[str]) -> Sequence[Row | Exception | None]:
+        asked = self._absent.now()
         rows = await rows_of(self._link, self._link.names.chats, _FIELDS, keys)
+        self._absent.note((key for key, row in zip(keys, rows, strict=True) if row is None), asked)
         told = iter(await self._told_by_messages([row for row in rows if isinstance(row, Mapping)]))
         return [next(told) if isinstance(row, Mapping) else row for row in rows]
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self, TypeVar
 
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
+from plugins.persistence.directus_absent import Absent
 from plugins.persistence.directus_ahead import Ahead
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import PART, Link, in_time
@@ -42,13 +43,14 @@ Answer = Exception | None
 class Writes:
     """Writes over an open link. Errors: `Unavailable`, `Unstorable`; `DirectusFailed` for what Directus alone fails over."""
 
-    def __init__(self, link: Link, changes: Changes, ahead: Ahead, deadline: float) -> None:
+    def __init__(self, link: Link, changes: Changes, ahead: Ahead, absent: Absent, deadline: float) -> None:
         """`deadline`: in seconds for one write, the wait for those before it included."""
         self._link = link
         self._changes = changes
         self._deadline = deadline
         self._lanes: list[Batcher[Write, None]] = [Batcher(self._put, linger=_LINGER) for _ in range(_LANES)]
         self._ahead = ahead
+        self._absent = absent
         self._following: asyncio.Task[None] | None = None
         self.fault: str | None = None
         """Why the last write failed within Directus; None once one went through again."""
@@ -94,7 +96,9 @@ class Writes:
     async def _store(self, writes: list[tuple[int, Write]], answers: dict[int, Answer], tries: int = 1) -> None:
         """Stores them and enters what came of each."""
         running = self._running(writes) if tries == 1 else {}
-        rows = await self._rows([write.key for _, write in writes if write.key not in running])
+        keys = dict.fromkeys(write.key for _, write in writes if write.key not in running)
+        absent = {key for key in keys if self._absent.take(key)} if tries == 1 else set()
+        rows = await self._rows([key for key in keys if key not in absent])
         stored: set[str] = set()
         if tries > 1:
             stored = await self._those_stored(writes)
@@ -207,7 +211,7 @@ class Writes:
         return Unavailable(PART, self.fault)
 
     async def _rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
-        wanted = list(dict.fromkeys(keys))
+        wanted = list(keys)
         rows: dict[str, Row] = {}
         for at in range(0, len(wanted), self._link.most_read):
             part = wanted[at : at + self._link.most_read]

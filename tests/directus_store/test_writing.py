@@ -8,7 +8,7 @@ import sqlite3
 from sidecar.ids import UserHash, hash_user
 from tests.device import Device, doc
 from tests.directus_store.conftest import ServeOn
-from tests.directus_store.world import Prepared, key_of, sealed_of, somebody
+from tests.directus_store.world import Prepared, key_of, plugin_of, sealed_of, somebody
 from tests.integration.world import NEVER, settled, until
 from tests.services.directus.front import DirectusFront
 
@@ -77,6 +77,27 @@ async def test_s27_first_messages_of_two_devices_at_once_make_one_chat_with_both
         assert [message["message_id"] for message in messages] == [by_sequence[1], by_sequence[2]]
         assert chat["id"] == key_of(person, "one")
         assert await directus.messages_version(person, "one") == 4, "two messages, each delivered"
+
+
+async def test_s26_whether_a_new_chat_is_there_is_asked_once(
+    directus: Prepared, serve_on: ServeOn, front: DirectusFront
+) -> None:
+    """What was read for the sender is known to the writer; and if the row came in between, it is still one."""
+    person = somebody()
+    async with serve_on(directus, front.url, {"changes": "notices"}) as server, Device(server.url, person) as device:
+        front.seen.clear()
+        for chat in ("one", "two"):
+            sent = {"tempChatId": chat, "clientMessageId": f"{chat}-1", "content": doc("hello")}
+            await device.ask("message_send", sent)
+            await settled(server)
+        assert front.count("SEARCH", directus.names.chats) == 2
+        assert front.count("POST", directus.names.messages) == 2
+        plugin_of(server)._absent.note([key_of(person, "one")], plugin_of(server)._absent.now())
+        await device.ask("message_send", {"chatId": "one", "clientMessageId": "one-2", "content": doc("again")})
+        await settled(server)
+        assert len(await directus.rows("chats", person)) == 2
+        assert len(await directus.rows("messages", person)) == 3
+        assert await directus.messages_version(person, "one") == 4
 
 
 async def test_s28_s31_a_message_that_is_sent_and_delivered_again_is_one_row_and_one_event(
