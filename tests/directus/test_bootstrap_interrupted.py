@@ -222,6 +222,6 @@ async def test_a_licence_that_has_no_room_is_said_with_what_was_made(
             options(server, token_file=tmp_path / "token"), needed(Names()), dry_run=False, environment=ADMIN
         )
     said = str(caught.value)
-    assert "collection sidecar_messages with 12 fields could not be made" in said
+    assert "collection sidecar_messages with 13 fields could not be made" in said
     assert "licence" in said
     assert "made until then: collection sidecar_chats with 16 fields" in said

@@ -168,7 +168,7 @@ async def test_a_view_that_directus_does_not_show_is_thought_of(server: Directus
         database.commit()
     with pytest.raises(StartRefused, match="a table or view of this name may be in its database") as caught:
         await bootstrap(options(server, token="x" * 20), needed(names), dry_run=False, environment=ADMIN)
-    assert f"collection {names.chats} with 16 fields could not be made" in str(caught.value)
+    assert f"collection {names.chats} with 17 fields could not be made" in str(caught.value)
     with closing(sqlite3.connect(server.database)) as database:
         database.execute(f"DROP VIEW {names.chats}")
         database.commit()
