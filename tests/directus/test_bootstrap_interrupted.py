@@ -224,4 +224,4 @@ async def test_a_licence_that_has_no_room_is_said_with_what_was_made(
     said = str(caught.value)
     assert "collection sidecar_messages with 13 fields could not be made" in said
     assert "licence" in said
-    assert "made until then: collection sidecar_chats with 16 fields" in said
+    assert "made until then: collection sidecar_chats with 17 fields" in said
