@@ -79,9 +79,9 @@ class Plan:
     """(h) Sockets; the first number has the goal."""
     shared_chats: tuple[int, ...] = (100, 1000, 10_000)
     """(i) As `chats`, with the shared cache."""
-    directus_people: int = 32
+    directus_people: int = 170
     """(k) With so many chats each, each of which has one message under way: """
-    directus_chats: int = 16
+    directus_chats: int = 3
     directus_rounds: int = 3
     directus_seconds: float = 5.0
     directus_sync_chats: int = 500

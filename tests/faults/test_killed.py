@@ -79,13 +79,12 @@ async def test_f35_killed_wherever_the_way_of_a_message_waits(hosts: Hosts, tmp_
     before = KILL_POINTS.format(folder=str(tmp_path))
     sections = hosts.sections(server={"workers": 3}, drafts=AT_ONCE)
     async with SidecarProcess(tmp_path / "host", before=before, **sections) as process:
-        writers = [
-            Writer([process.url], f"w{n}", per_chat=1 + n % 4, drafting=n % 2 == 0, pause=0.05) for n in range(6)
-        ]
+        writers = [Writer([process.url], f"w{n}", per_chat=2 + n % 4, drafting=n % 2 == 0, pause=0.1) for n in range(6)]
         async with alive(writers):
             await until(lambda: min(len(writer.accepted) for writer in writers) > 5)
+            stages = {"accepting", "delivering", "settling"}
+            await until(lambda: {stage for stage, _, _ in _places(tmp_path)} == stages)
             places = _places(tmp_path)
-            assert {stage for stage, _, _ in places} == {"accepting", "delivering", "settling"}
             random.Random(35).shuffle(places)
             missed = [place for place in places if not await _kill(tmp_path, process, place)]
             marks = [len(writer.accepted) for writer in writers]

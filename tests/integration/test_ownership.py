@@ -276,7 +276,7 @@ async def test_t29_every_flipped_bit_of_a_sealed_value_is_the_stores_truth_or_un
         await alice.ask("title_update", {"chatId": "draft-only", "title": SECRET, "basedOnVersion": 0})
         parts = server.context.parts
         user, chat_id = UserHash(alice.user), ChatId(alice.full(name))
-        for _ in range(100):
+        for _ in range(600):
             stored = (await parts.store.known(user, [chat_id])).get(chat_id)
             if name != "kept" or (stored is not None and stored.version == 1 and stored.title_version == 1):
                 break
