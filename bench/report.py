@@ -98,7 +98,8 @@ row by CPU time says more: it is what a quiet machine would divide by. Edits as 
 (k) One process with the embedded cache and keys; people sign in by a real Directus, whose SQLite file has the chats. Directus
 has the core that Vault has in (j). A message counts when its sender has heard `delivered`, which is after Directus said that the
 row is there; each chat has one under way. Such messages run ahead of their chat's row, which is marked at the
-second. A person has as many chats under way as the cache keeps for one. The bare loop creates rows copied from those that the sidecar wrote, 100 a call, as many calls at once as the sidecar makes; for first messages the chat is nested in its
+second. A person has as many chats under way as the cache keeps for one. The bare loop creates rows copied from those
+that the sidecar wrote, 100 a call, as many calls at once as the sidecar makes; for first messages the chat is nested in its
 message, and 50 of both are a call. No sidecar listens meanwhile; in the rows with `changes: notices` none listens to
 Directus either. The cold sync as in (c), and the calls that it made of
 Directus. Coming back: the server is killed and started again, and everybody signs in with an access token and the device from
