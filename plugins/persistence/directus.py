@@ -67,16 +67,16 @@ class Directus:
             description="With which notices to POST /v1/hooks/persistence are signed; none are taken without it.",
         )
 
+        write_timeout: Annotated[float, Duration(0.5, 120)] = Field(
+            default=4.5, description="What a write may take, its wait included; below the section's own `timeout`."
+        )
+
         @field_validator("notice_secret")
         @classmethod
         def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
             if secret is not None and len(secret.get_secret_value()) < _SHORTEST_SECRET:
                 raise ValueError(f"is shorter than {_SHORTEST_SECRET} characters, so can be guessed; take a longer one")
             return secret
-
-        write_timeout: Annotated[float, Duration(0.5, 120)] = Field(
-            default=4.5, description="What a write may take, its wait included; below the section's own `timeout`."
-        )
 
     def __init__(self, options: Options) -> None:
         self._options = options

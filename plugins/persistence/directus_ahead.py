@@ -56,15 +56,17 @@ class Ahead:
         chat = self._chats.get(key)
         return chat.state if chat is not None else None
 
-    def continues(self, writes: Sequence[Write]) -> bool:
-        """Whether these, of one chat that is ahead, leave its row alone."""
+    def continued(self, writes: Sequence[Write]) -> Row | None:
+        """As `state`, where these, of one chat, leave its row alone; else None."""
         state = self.state(writes[0].key)
-        return state is not None and all(
+        if state is None or not all(
             write.message is not None
             and write.row["vault_key_reference"] == state.get("vault_key_reference")
             and changes_of(state, write.row).keys() <= FOLLOWING
             for write in writes
-        )
+        ):
+            return None
+        return state
 
     def may_run(self, unit: Unit) -> bool:
         """Whether this may go without the chat's row."""

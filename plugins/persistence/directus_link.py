@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import structlog
@@ -151,6 +151,17 @@ class Link:
             rows.extend(page)
             if len(page) < self.most_read:
                 return rows
+
+    async def among(
+        self, collection: str, keys: Iterable[str], *, by: str = "id", **query: Any
+    ) -> Sequence[Mapping[str, Any]]:
+        """The row of each of these keys (or, grouped, one for each), by as many calls as Directus gives rows at once."""
+        wanted = list(dict.fromkeys(keys))
+        rows: list[Mapping[str, Any]] = []
+        for at in range(0, len(wanted), self.most_read):
+            part = wanted[at : at + self.most_read]
+            rows += await self.search(collection, filter={by: {"_in": part}}, limit=len(part), **query)
+        return rows
 
     async def count(self, collection: str, condition: Mapping[str, Any]) -> int:
         """How many rows meet the condition."""

@@ -67,6 +67,11 @@ class Unit:
     """By key, those that are not stored yet."""
 
     @property
+    def behind(self) -> bool:
+        """Whether all of it follows messages that were written before."""
+        return all(write.behind for _, write in self.writes)
+
+    @property
     def rows(self) -> int:
         """As Directus counts them: nested ones too."""
         return len(self.messages) + bool(self.changes)

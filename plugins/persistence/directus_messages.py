@@ -90,24 +90,16 @@ class Messages:
         wanted: dict[str, int] = {}
         for key, most in questions:
             wanted[key] = max(most, wanted.get(key, 0))
-        keys = list(wanted)
-        totals: dict[str, int] = {}
-        for at in range(0, len(keys), self._link.most_read):
-            part = keys[at : at + self._link.most_read]
-            counts = await self._link.search(
-                self._link.names.messages,
-                filter={"chat_id": {"_in": part}},
-                aggregate={"count": "*"},
-                groupBy=["chat_id"],
-                limit=len(part),
-            )
-            totals |= {str(row.get("chat_id")): count_of(row) for row in counts}
+        counts = await self._link.among(
+            self._link.names.messages, wanted, by="chat_id", aggregate={"count": "*"}, groupBy=["chat_id"]
+        )
+        totals = {str(row.get("chat_id")): count_of(row) for row in counts}
         groups: list[list[str]] = []
         large: list[str] = []
         rows = 0
-        for key in keys:
+        for key, most in wanted.items():
             total = totals.get(key, 0)
-            if total > 2 * wanted[key]:
+            if total > 2 * most:
                 large.append(key)
             elif total:
                 if not groups or rows + total > _ROWS:

@@ -32,7 +32,7 @@ class Devices:
         name = self._link.names.devices
         rows = {str(row["id"]): row for row in map(device_row, devices)}
         for _ in range(_TRIES):
-            found = await self._link.search(name, filter={"id": {"_in": list(rows)}}, fields=["id"], limit=len(rows))
+            found = await self._link.among(name, rows, fields=["id"])
             there = {str(row.get("id")) for row in found}
             try:
                 if new := [row for key, row in rows.items() if key not in there]:

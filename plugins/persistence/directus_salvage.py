@@ -14,7 +14,12 @@ _MOST_CALLS = 60
 
 
 async def salvaged(read: Read, times: frozenset[str], query: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """What the query finds, in its order, without the times of rows whose times cannot be read. None where that is not what is wrong."""
+    """What the query finds, in its order, without the times of rows whose times cannot be read. None where that is not what is wrong.
+
+    Of an aggregate no time is left.
+    """
+    if "aggregate" in query:
+        return await _without_times(read, times, query)
     fields: Sequence[str] = query.get("fields", ())
     asked = [name for name in fields if name in times]
     if not asked or "id" not in fields:
@@ -40,3 +45,15 @@ async def salvaged(read: Read, times: frozenset[str], query: Mapping[str, Any]) 
             continue
         found |= {str(row.get("id")): row for row in told if isinstance(row, dict)} if isinstance(told, list) else {}
     return [{**row, **found.get(str(row["id"]), {})} for row in rows]
+
+
+async def _without_times(read: Read, times: frozenset[str], query: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    asked: Mapping[str, Sequence[str]] = query["aggregate"]
+    kept = {how: [name for name in names if name not in times] for how, names in asked.items()}
+    if all(len(kept[how]) == len(names) for how, names in asked.items()):
+        return None
+    try:
+        rows = await read({**query, "aggregate": kept})
+    except DirectusFailed:
+        return None
+    return rows if isinstance(rows, list) else None

@@ -36,7 +36,6 @@ from sidecar import (
     MessageInDB,
     Page,
     Store,
-    Unavailable,
     UserHash,
 )
 
@@ -106,29 +105,19 @@ class DirectusStore(Store):
 
     async def _told_by_messages(self, rows: Sequence[Row], *, order: bool = True) -> Sequence[Row]:
         """The rows, those that are marked with what their messages tell; without `order`, but for the time by which chats are sorted."""
-        marked = list(dict.fromkeys(str(row.get("id")) for row in rows if row.get("ahead") is not None))
         told: dict[str, tuple[int, datetime | None]] = {}
-        for at in range(0, len(marked), self._link.most_read):
-            part = marked[at : at + self._link.most_read]
-            try:
-                found = await self._most(part, ["messages_version", "created_at"])
-            except Unavailable:
-                found = await self._most(part, ["messages_version"])  # a time that is none, which a hand wrote
-            for each in found:
-                most = each.get("max")
-                if isinstance(most, Mapping):
-                    number = count_of_cell(most.get("messages_version")) or 0
-                    told[str(each.get("chat_id"))] = number, read_time(most.get("created_at"))
-        return [_as_told(row, *told[key], order=order) if (key := str(row.get("id"))) in told else row for row in rows]
-
-    async def _most(self, keys: Sequence[str], names: Sequence[str]) -> Sequence[Row]:
-        return await self._link.search(
+        for each in await self._link.among(
             self._link.names.messages,
-            filter={"chat_id": {"_in": list(keys)}},
-            aggregate={"max": list(names)},
+            (str(row.get("id")) for row in rows if row.get("ahead") is not None),
+            by="chat_id",
+            aggregate={"max": ["messages_version", "created_at"]},
             groupBy=["chat_id"],
-            limit=len(keys),
-        )
+        ):
+            most = each.get("max")
+            if isinstance(most, Mapping):
+                number = count_of_cell(most.get("messages_version")) or 0
+                told[str(each.get("chat_id"))] = number, read_time(most.get("created_at"))
+        return [_as_told(row, *told[key], order=order) if (key := str(row.get("id"))) in told else row for row in rows]
 
     # -- messages ------------------------------------------------------------------------------------------------------
 

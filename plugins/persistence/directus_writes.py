@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Self, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Self
 
 from plugins.directus.refusals import DirectusFailed, DirectusRefused
 from plugins.persistence.directus_absent import Absent
@@ -18,12 +18,8 @@ from plugins.persistence.directus_ahead import Ahead
 from plugins.persistence.directus_changes import Changes
 from plugins.persistence.directus_link import PART, Link, in_time
 from plugins.persistence.directus_merge import STATE_FIELDS, Unit, Write, units_of
-from plugins.persistence.directus_rows import (
-    Row,
-)
+from plugins.persistence.directus_rows import Row
 from sidecar import Batcher, ChatInDB, MessageInDB, Unavailable, Unstorable
-
-T = TypeVar("T")
 
 _LANES = 2
 """Batches under way at once: while one reads, another writes. A chat keeps to its lane."""
@@ -38,6 +34,7 @@ _FOLLOW_SECONDS = 1.0
 _ID = {"fields": "id"}
 
 Answer = Exception | None
+Send = Callable[[Sequence[Unit]], Awaitable[None]]
 
 
 class Writes:
@@ -98,36 +95,40 @@ class Writes:
         running = self._running(writes) if tries == 1 else {}
         keys = dict.fromkeys(write.key for _, write in writes if write.key not in running)
         absent = {key for key in keys if self._absent.take(key)} if tries == 1 else set()
-        rows = await self._rows([key for key in keys if key not in absent])
-        stored: set[str] = set()
-        if tries > 1:
-            stored = await self._those_stored(writes)
-        units = units_of(writes, {**rows, **running}, stored, answers)
+        rows = await self._rows(key for key in keys if key not in absent)
+        stored = await self._those_stored(writes) if tries > 1 else set()
+        states = {**rows, **running}
         for row in rows.values():
             self._changes.note_before_write(row)
-        if tries == 1:
-            ahead = [unit for unit in units if self._ahead.may_run(unit)]
-            await self._run_ahead(ahead, {**rows, **running}, answers)
-            units = [unit for unit in units if unit not in ahead]
+        ahead: list[Unit] = []
+        units: list[Unit] = []
+        for unit in units_of(writes, states, stored, answers):
+            (ahead if tries == 1 and self._ahead.may_run(unit) else units).append(unit)
+        await self._run_ahead(ahead, states, answers)
+        with_messages: list[Unit] = []
+        changed: list[Unit] = []
+        made: list[Unit] = []
         for unit in units:
             self._take_mark_away(unit, rows.get(unit.key))
-            if not unit.exists and all(write.behind for _, write in unit.writes):
-                unit.changes = {}  # the chat was deleted meanwhile, its messages with it
-        with_messages = [unit for unit in units if unit.messages]
-        without = [unit for unit in units if not unit.messages]
-        for unit in without:
-            if not unit.changes:
-                self._ahead.level(unit)
-                unit.settle(answers, None)
+            if unit.messages:
+                with_messages.append(unit)
+            elif not unit.changes or (unit.behind and not unit.exists):
+                # Nothing is newer; or the chat was deleted meanwhile, its messages with it.
+                self._level(unit, answers)
+            else:
+                (changed if unit.exists else made).append(unit)
         names = self._link.names
-        groups = (
-            (with_messages, self._post_messages),
-            ([unit for unit in without if unit.exists and unit.changes], self._patcher(names.chats)),
-            ([unit for unit in without if not unit.exists and unit.changes], self._poster(names.chats)),
-        )
-        for group, send in groups:
+        for group, send in (
+            (with_messages, self._poster(names.messages, Unit.message_rows)),
+            (changed, self._patch_chats),
+            (made, self._poster(names.chats, lambda unit: [unit.changes])),
+        ):
             for piece in self._pieces(group):
-                await self._send(piece, send, answers, tries)
+                await self._send(piece, send, answers, tries, lambda unit: self._level(unit, answers))
+
+    def _level(self, unit: Unit, answers: dict[int, Answer]) -> None:
+        self._ahead.level(unit)
+        unit.settle(answers, None)
 
     def _pieces(self, units: Sequence[Unit]) -> list[list[Unit]]:
         """As large as Directus takes them."""
@@ -145,13 +146,21 @@ class Writes:
     async def _send(
         self,
         units: list[Unit],
-        send: Callable[[Sequence[Unit]], Awaitable[None]],
+        send: Send,
         answers: dict[int, Answer],
         tries: int,
-        done: Callable[[Unit], None] | None = None,
+        done: Callable[[Unit], None],
     ) -> None:
         """`done` is told of each that went through."""
-        done = done or self._ahead.level
+        if await self._went_through(units, send, answers, tries):
+            self._succeeded = time.monotonic()
+            self.fault = None
+            for unit in units:
+                self._failed_first.pop(unit.key, None)
+                done(unit)
+
+    async def _went_through(self, units: list[Unit], send: Send, answers: dict[int, Answer], tries: int) -> bool:
+        """Else what came of them instead is entered."""
         try:
             await send(units)
         except Unavailable as error:
@@ -160,12 +169,8 @@ class Writes:
         except DirectusRefused as error:
             await self._refused(units, error, answers, tries)
         else:
-            self._succeeded = time.monotonic()
-            self.fault = None
-            for unit in units:
-                self._failed_first.pop(unit.key, None)
-                done(unit)
-                unit.settle(answers, None)
+            return True
+        return False
 
     async def _refused(self, units: list[Unit], error: DirectusRefused, answers: dict[int, Answer], tries: int) -> None:
         """All of these were refused as one. Looked at again they may go through; else by halves, until it is known who is to blame."""
@@ -210,34 +215,27 @@ class Writes:
         self.fault = f"Directus fails at writing ({error.code}): look at its log, its database and the disk"
         return Unavailable(PART, self.fault)
 
-    async def _rows(self, keys: Sequence[str]) -> Mapping[str, Row]:
-        wanted = list(keys)
-        rows: dict[str, Row] = {}
-        for at in range(0, len(wanted), self._link.most_read):
-            part = wanted[at : at + self._link.most_read]
-            found = await self._link.search(
-                self._link.names.chats, filter={"id": {"_in": part}}, fields=list(STATE_FIELDS), limit=len(part)
-            )
-            rows |= {str(row.get("id")): row for row in found}
-        return rows
+    async def _rows(self, keys: Iterable[str]) -> Mapping[str, Row]:
+        rows = await self._link.among(self._link.names.chats, keys, fields=list(STATE_FIELDS))
+        return {str(row.get("id")): row for row in rows}
 
     async def _those_stored(self, writes: Sequence[tuple[int, Write]]) -> set[str]:
         """The keys of those messages that are there already."""
         keys = [write.message_key for _, write in writes if write.message_key is not None]
-        found: set[str] = set()
-        for at in range(0, len(keys), self._link.most_read):
-            part = keys[at : at + self._link.most_read]
-            fields = ["id", "hashed_user_id"]
-            rows = await self._link.search(
-                self._link.names.messages, filter={"id": {"_in": part}}, fields=fields, limit=len(part)
-            )
-            # A row of that key which a hand has made somebody else's is not ours: it would never be read as this message.
-            found |= {key for row in rows if (key := str(row.get("id"))).startswith(f"{row['hashed_user_id']}_")}
-        return found
+        rows = await self._link.among(self._link.names.messages, keys, fields=["id", "hashed_user_id"])
+        # A row of that key which a hand has made somebody else's is not ours: it would never be read as this message.
+        return {key for row in rows if (key := str(row.get("id"))).startswith(f"{row['hashed_user_id']}_")}
 
-    async def _post_messages(self, units: Sequence[Unit]) -> None:
-        rows = [row for unit in units for row in unit.message_rows()]
-        await self._link.call("POST", f"/items/{self._link.names.messages}", rows, query=_ID)
+    def _poster(self, name: str, rows_of: Callable[[Unit], Sequence[Mapping[str, Any]]]) -> Send:
+        async def post(units: Sequence[Unit]) -> None:
+            rows = [row for unit in units for row in rows_of(unit)]
+            await self._link.call("POST", f"/items/{name}", rows, query=_ID)
+
+        return post
+
+    async def _patch_chats(self, units: Sequence[Unit]) -> None:
+        rows = [{"id": unit.key, **unit.changes} for unit in units]
+        await self._link.call("PATCH", f"/items/{self._link.names.chats}", rows, query=_ID)
 
     # -- messages that run ahead of their chat's row -------------------------------------------------------------------
 
@@ -248,42 +246,35 @@ class Writes:
             of_chats.setdefault(write.key, []).append(write)
         found: dict[str, Row] = {}
         for key, group in of_chats.items():
-            state = self._ahead.state(key)
-            if state is not None and self._ahead.continues(group):
+            state = self._ahead.continued(group)
+            if state is not None:
                 found[key] = state
         return found
 
     def _take_mark_away(self, unit: Unit, row: Row | None) -> None:
         """What a hook was given is the newest there is of a chat. What follows may be late, and takes only its own mark away."""
         mark = row.get("ahead") if row is not None else None
-        if mark is not None and (mark == self._ahead.mark or not all(write.behind for _, write in unit.writes)):
+        if mark is not None and (mark == self._ahead.mark or not unit.behind):
             unit.changes["ahead"] = None
 
     async def _run_ahead(self, units: Sequence[Unit], states: Mapping[str, Row], answers: dict[int, Answer]) -> None:
         """The mark first: a row that is marked for nothing does no harm."""
-        unmarked = [unit for unit in units if self._ahead.state(unit.key) is None]
 
         async def mark(piece: Sequence[Unit]) -> None:
             changes = {"keys": [unit.key for unit in piece], "data": {"ahead": self._ahead.mark}}
             await self._link.call("PATCH", f"/items/{self._link.names.chats}", changes, query=_ID)
 
-        async def send(piece: Sequence[Unit]) -> None:
-            rows = [row for unit in piece for row in unit.plain_rows()]
-            await self._link.call("POST", f"/items/{self._link.names.messages}", rows, query=_ID)
+        def ran(unit: Unit) -> None:
+            self._ahead.ran(unit, states[unit.key])
+            unit.settle(answers, None)
 
-        marked = [unit for unit in units if unit not in unmarked]
-        for piece in self._pieces(unmarked):
-            try:
-                await mark(piece)
-            except Unavailable as error:
-                for unit in piece:
-                    unit.settle(answers, error)
-            except DirectusRefused as error:
-                await self._refused(piece, error, answers, 1)
-            else:
+        marked = [unit for unit in units if self._ahead.state(unit.key) is not None]
+        for piece in self._pieces([unit for unit in units if self._ahead.state(unit.key) is None]):
+            if await self._went_through(piece, mark, answers, 1):
                 marked += piece
+        send = self._poster(self._link.names.messages, Unit.plain_rows)
         for piece in self._pieces(marked):
-            await self._send(piece, send, answers, 1, lambda unit: self._ahead.ran(unit, states[unit.key]))
+            await self._send(piece, send, answers, 1, ran)
 
     async def _follow(self) -> None:
         """Runs for good."""
@@ -299,16 +290,3 @@ class Writes:
                 self._ahead.put_off(write.key)
             elif isinstance(answer, BaseException):
                 self._ahead.forget([write.key])  # the mark stays, and tells whoever reads
-
-    def _patcher(self, name: str) -> Callable[[Sequence[Unit]], Awaitable[None]]:
-        async def patch(units: Sequence[Unit]) -> None:
-            rows = [{"id": unit.key, **unit.changes} for unit in units]
-            await self._link.call("PATCH", f"/items/{name}", rows, query=_ID)
-
-        return patch
-
-    def _poster(self, name: str) -> Callable[[Sequence[Unit]], Awaitable[None]]:
-        async def post(units: Sequence[Unit]) -> None:
-            await self._link.call("POST", f"/items/{name}", [unit.changes for unit in units], query=_ID)
-
-        return post

@@ -118,10 +118,10 @@ def test_while_it_is_ahead_its_row_need_not_be_read(ahead: Ahead) -> None:
     state = ahead.state(second.key)
     assert state is not None
     assert state["messages_version"] == 4
-    assert ahead.continues([write(3), write(4)])
-    assert not ahead.continues([write(3), write(4, message=False)])
-    assert not ahead.continues([write(3, version=1, draft_op="o", draft_state="consumed")])
-    assert not ahead.continues([write(3, vault_key_reference=KeyReference("key-2"))])
+    assert ahead.continued([write(3), write(4)]) == state
+    assert ahead.continued([write(3), write(4, message=False)]) is None
+    assert ahead.continued([write(3, version=1, draft_op="o", draft_state="consumed")]) is None
+    assert ahead.continued([write(3, vault_key_reference=KeyReference("key-2"))]) is None
     third = unit(write(3), row=dict(state))
     assert ahead.may_run(third)
     ahead.ran(third, state)
