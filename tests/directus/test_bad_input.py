@@ -20,7 +20,7 @@ from sidecar.cli import app
 from sidecar.config.reading import read
 from sidecar.errors import ConfigError
 from sidecar.server.running import serving
-from tests.directus.test_way import answering
+from tests.services.answering import answering
 from tests.services.directus.server import ADMIN_TOKEN, DirectusServer
 
 _SERVICE = "the-service-users-token-in-this-test"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import jwt
@@ -23,24 +21,9 @@ from tests.device import Device
 from tests.directus.conftest import SERVICE_TOKEN, Signing, signing_in
 from tests.directus.people import human
 from tests.directus.test_sign_in import section, shown
+from tests.services.answering import answering
 from tests.services.directus.front import DirectusFront
 from tests.services.directus.server import SECRET, DirectusServer
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@asynccontextmanager
-async def answering(handler: Handler) -> AsyncIterator[str]:
-    """An HTTP server that answers everything like this; its address."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

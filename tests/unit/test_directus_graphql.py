@@ -15,6 +15,7 @@ from plugins.directus.graphql_subscriptions import follow_graphql
 from plugins.directus.options import DirectusOptions
 from plugins.directus.subscriptions import Heard, Wanted
 from sidecar import Unavailable
+from tests.services.answering import answering
 
 Talk = Callable[[web.WebSocketResponse], Awaitable[None]]
 WANTED = [Wanted("rows", "delete"), Wanted("rows", "update", ("id", "by"))]
@@ -29,15 +30,8 @@ async def served(talk: Talk, protocols: tuple[str, ...] = ("graphql-transport-ws
         await socket.close()
         return socket
 
-    app = web.Application()
-    app.router.add_get("/graphql", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with answering(answer, "/graphql") as url:
+        yield url
 
 
 async def followed(url: str, wanted: list[Wanted] = WANTED) -> list[Heard | None]:
