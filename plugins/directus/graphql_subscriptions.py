@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import aiohttp
 import orjson
 
 from plugins.directus.client import DirectusClient, NotServed
-from plugins.directus.subscriptions import PATIENCE, Heard, Wanted, broken, next_message, pinging
+from plugins.directus.subscriptions import PATIENCE, Heard, Wanted, next_message, reports
 from sidecar import Unavailable
 
 _PROTOCOL = "graphql-transport-ws"
@@ -27,22 +28,17 @@ _PROBE = "probe"
 
 async def follow_graphql(client: DirectusClient, path: str, wanted: Sequence[Wanted]) -> AsyncGenerator[Heard | None]:
     """As `subscriptions.follow`, of updates and deletions. Raises `NotServed` too."""
-    for each in wanted:
-        if not _NAME.match(each.collection):
-            raise NotServed(client.part, f"GraphQL has no name for the collection {each.collection}")
-    async with client.socket(path, (_PROTOCOL,)) as socket:
-        try:
-            early = await _open(client, socket, wanted)
-            yield None
-            for heard in early:
-                yield heard
-            async with pinging(socket):
-                while True:
-                    news = _heard(client, await next_message(client, socket), wanted)
-                    if news is not None:
-                        yield news
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise broken(client, error) from None
+    for subscription in wanted:
+        if not _NAME.match(subscription.collection):
+            raise NotServed(client.part, f"GraphQL has no name for the collection {subscription.collection}")
+    async with (
+        client.socket(path, (_PROTOCOL,)) as socket,
+        aclosing(
+            reports(client, socket, _open(client, socket, wanted), lambda each: _heard(client, each, wanted))
+        ) as heard,
+    ):
+        async for each in heard:
+            yield each
 
 
 def _query(wanted: Wanted) -> str:

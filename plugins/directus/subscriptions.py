@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,27 +52,43 @@ async def follow(client: DirectusClient, wanted: Sequence[Wanted]) -> AsyncGener
 
     Ends with `Unavailable`: when the connection does, when Directus refuses the token or a subscription, when its WebSocket is off.
     """
-    async with client.socket() as socket:
-        try:
-            await _sign_in(client, socket)
-            early: list[Heard] = []
-            for number in range(len(wanted)):
-                early += await _subscribe(client, socket, wanted, number)
-            yield None
-            for heard in early:
-                yield heard
-            async with pinging(socket):
-                while True:
-                    news = _heard(await next_message(client, socket), wanted)
-                    if news is not None:
-                        yield news
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise broken(client, error) from None
+    async with (
+        client.socket() as socket,
+        aclosing(reports(client, socket, _open(client, socket, wanted), lambda each: _heard(each, wanted))) as heard,
+    ):
+        async for each in heard:
+            yield each
 
 
-def broken(client: DirectusClient, error: BaseException) -> Unavailable:
-    """A connection that ended by an error of its own."""
-    return _ended(client, f"Directus' WebSocket broke ({type(error).__name__})")
+async def reports(
+    client: DirectusClient,
+    socket: aiohttp.ClientWebSocketResponse,
+    opening: Awaitable[Sequence[Heard]],
+    heard: Callable[[Mapping[str, Any]], Heard | None],
+) -> AsyncGenerator[Heard | None]:
+    """None once `opening` is through, then what it heard meanwhile and what `heard` makes of each message. Ends with `Unavailable`."""
+    try:
+        early = await opening
+        yield None
+        for each in early:
+            yield each
+        async with _pinging(socket):
+            while True:
+                news = heard(await next_message(client, socket))
+                if news is not None:
+                    yield news
+    except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        raise _ended(client, f"Directus' WebSocket broke ({type(error).__name__})") from None
+
+
+async def _open(
+    client: DirectusClient, socket: aiohttp.ClientWebSocketResponse, wanted: Sequence[Wanted]
+) -> list[Heard]:
+    await _sign_in(client, socket)
+    early: list[Heard] = []
+    for number in range(len(wanted)):
+        early += await _subscribe(client, socket, wanted, number)
+    return early
 
 
 def _ended(client: DirectusClient, reason: str) -> Unavailable:
@@ -80,7 +96,7 @@ def _ended(client: DirectusClient, reason: str) -> Unavailable:
 
 
 @asynccontextmanager
-async def pinging(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[None]:
+async def _pinging(socket: aiohttp.ClientWebSocketResponse) -> AsyncGenerator[None]:
     """Meanwhile Directus is asked for a sign of life now and then; `next_message` misses it."""
     task = asyncio.create_task(_ping(socket))
     try:
